@@ -1,0 +1,106 @@
+"""The `smidgen` command: finds the subcommand, runs it, and turns errors into one line and an exit status."""
+
+from __future__ import annotations
+
+import argparse
+import difflib
+import importlib
+import os
+import sys
+from collections.abc import Sequence
+
+import smidgen
+from smidgen.runtime.errors import MissingDependencyError, SmidgenError
+
+COMMANDS = {
+    "quickstart": "build a corpus, train a model on it, measure it and let it write, in a few minutes",
+    "presets": "list the built-in configurations",
+    "info": "parameters, FLOPs and memory of a model",
+    "tokenizer": "train or inspect a tokenizer",
+    "prepare": "turn text into a dataset folder",
+    "pretrain": "train a model from scratch, or resume a run",
+    "evaluate": "loss, perplexity and bits per byte of a model on a text or dataset",
+    "generate": "continue a prompt",
+    "chat": "talk to a model in the terminal",
+    "plot": "draw the curves of a run",
+}
+"""Every subcommand with its summary. Each is a module of this package with `configure(parser)` and `run(args) -> int`;
+one whose `OVERRIDES` is true takes dotted configuration overrides, found in `args.overrides`."""
+
+_EXTRAS = {"torch": "train", "pydantic": "train", "matplotlib": "train", "transformers": "hf"}
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command; returns the exit status: 0, 1 for an error, 2 for wrong usage, 130 when interrupted."""
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    debug = "--debug" in arguments
+    try:
+        return _run([a for a in arguments if a != "--debug"])
+    except KeyboardInterrupt:
+        return 130
+    except BrokenPipeError:
+        # The reader of our output went away (`smidgen … | head`): not an error of ours.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except Exception as error:
+        if debug:
+            raise
+        print(f"smidgen: {_one_line(error)}", file=sys.stderr)
+        return 1
+
+
+def _run(arguments: list[str]) -> int:
+    frame = argparse.ArgumentParser(prog="smidgen", usage="smidgen COMMAND …", add_help=False)
+    if not arguments or arguments[0] in {"-h", "--help", "help"}:
+        print(_overview())
+        return 0
+    if arguments[0] in {"-V", "--version"}:
+        print(f"smidgen {smidgen.__version__}")
+        return 0
+    name, *rest = arguments
+    if name not in COMMANDS:
+        close = difflib.get_close_matches(name, COMMANDS, n=1)
+        hint = f"did you mean '{close[0]}'?" if close else "'smidgen --help' lists the commands."
+        frame.error(f"'{name}' is not a command; {hint}")
+    module = importlib.import_module(f"smidgen.cli.{name}")
+    parser = argparse.ArgumentParser(
+        prog=f"smidgen {name}",
+        description=(module.__doc__ or "").strip(),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    module.configure(parser)
+    parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
+    if getattr(module, "OVERRIDES", False):
+        options, overrides = parser.parse_known_intermixed_args(rest)
+        options.overrides = overrides
+    else:
+        options = parser.parse_intermixed_args(rest)
+    status: int = module.run(options)
+    return status
+
+
+def _overview() -> str:
+    width = max(map(len, COMMANDS))
+    lines = [f"  {name:<{width}}  {summary}" for name, summary in COMMANDS.items()]
+    return "\n".join(
+        [
+            "Small language models, from a text file to a model that answers.",
+            "",
+            "usage: smidgen COMMAND …      (smidgen COMMAND --help shows its options and an example)",
+            "",
+            *lines,
+        ]
+    )
+
+
+def _one_line(error: Exception) -> str:
+    if isinstance(error, ModuleNotFoundError) and (error.name or "").split(".")[0] in _EXTRAS:
+        package = str(error.name).split(".")[0]
+        error = MissingDependencyError(package, _EXTRAS[package], "this command")
+    if isinstance(error, SmidgenError):
+        return str(error)
+    if isinstance(error, OSError):
+        return f"{error.filename or 'operating system'}: {error.strerror or error}"
+    summary = " ".join(str(error).split())
+    return f"internal error: {type(error).__name__}: {summary} (--debug shows the traceback)"
