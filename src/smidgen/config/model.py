@@ -104,9 +104,7 @@ class LatentAttention(Part):
     @model_validator(mode="after")
     def _check(self) -> LatentAttention:
         if self.qk_rope_head_dim % 2:
-            raise impossible(
-                "qk_rope_head_dim", self.qk_rope_head_dim, "RoPE rotates pairs; use an even head size"
-            )
+            raise impossible("qk_rope_head_dim", self.qk_rope_head_dim, "RoPE rotates pairs; use an even head size")
         return self
 
     @property

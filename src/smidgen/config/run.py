@@ -126,9 +126,7 @@ class TrainingConfig(Part):
             raise impossible("epochs", self.epochs, "max_steps is set too; give one of them (the other null)")
         second_lr = self.schedule.second_stage_lr
         if second_lr is not None and self.schedule.kind != "two_stage":
-            raise impossible(
-                "schedule.second_stage_lr", second_lr, "belongs to schedule.kind two_stage; remove it"
-            )
+            raise impossible("schedule.second_stage_lr", second_lr, "belongs to schedule.kind two_stage; remove it")
         if self.max_steps is not None and self.schedule.warmup_steps >= self.max_steps > 1:
             raise impossible(
                 "schedule.warmup_steps",
