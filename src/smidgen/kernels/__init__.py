@@ -1,0 +1,1 @@
+"""FP8 and ternary operations, defined by plain PyTorch references."""

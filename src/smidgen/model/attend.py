@@ -1,0 +1,125 @@
+"""Softmax attention over whatever keys each query may see, by PyTorch's fused kernels.
+
+Shapes: B batch, H query heads, K key/value heads (H is a multiple of K), T queries, S keys, d and e head sizes.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+FORBIDDEN_POSITION = -1
+"""Position of a key that no query may see: padding, or a slot of a cache that holds nothing."""
+
+
+@dataclass
+class Visibility:
+    """Which keys each query sees: causal, within its document, never padding; a window narrows it further.
+
+    Without any tensor it is plain causal attention of T queries over the same T keys, or, where `everything` is set,
+    attention without a mask. Masks are made when first needed and shared by the layers of one forward pass.
+    """
+
+    query_positions: Tensor | None = None
+    """int64 [B or 1, T], on the same axis as `key_positions`."""
+    key_positions: Tensor | None = None
+    """int64 [B or 1, S]; FORBIDDEN_POSITION hides a key."""
+    document_ids: Tensor | None = None
+    """int64 [B, T]: queries see keys of their own document. Only where queries and keys are the same tokens."""
+    everything: bool = False
+    _masks: dict[int | None, Tensor] = field(default_factory=dict)
+
+    @property
+    def is_causal(self) -> bool:
+        return self.query_positions is None and not self.everything
+
+    def mask(self, window: int | None) -> Tensor:
+        """Boolean [B or 1, 1, T, S], true where a query sees a key."""
+        if window not in self._masks:
+            self._masks[window] = self.block(window, slice(None), slice(None))
+        return self._masks[window]
+
+    def block(self, window: int | None, queries: slice, keys: slice) -> Tensor:
+        """The part of the mask for some queries and keys, boolean [B or 1, 1, t, s]."""
+        assert self.query_positions is not None
+        assert self.key_positions is not None
+        i = self.query_positions[:, queries, None]
+        j = self.key_positions[:, None, keys]
+        visible = (j <= i) & (j > FORBIDDEN_POSITION)
+        if window is not None:
+            visible &= i - j < window
+        if self.document_ids is not None:
+            visible = visible & (self.document_ids[:, queries, None] == self.document_ids[:, None, keys])
+        # A query that sees nothing (padding) would be 0/0: it may see everything, its output is not used.
+        return (visible | ~visible.any(-1, keepdim=True))[:, None]
+
+
+def attend(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    visibility: Visibility,
+    *,
+    scale: float,
+    window: int | None = None,
+    dropout: float = 0.0,
+) -> Tensor:
+    """`softmax(scale · q kᵀ) v` with query [B, H, T, d], key [B, K, S, d], value [B, K, S, e]; returns [B, H, T, e].
+
+    With a window, queries that stand where keys stand (no cache) attend in blocks, at a cost of T · window.
+    """
+    length = query.shape[2]
+    if window is not None and window >= key.shape[2] and visibility.is_causal:
+        window = None
+    if visibility.everything:
+        return _sdpa(query, key, value, None, scale, dropout)
+    if visibility.is_causal and window is None:
+        return _sdpa(query, key, value, None, scale, dropout, causal=True)
+    if window is None or length != key.shape[2] or length <= window:
+        return _sdpa(query, key, value, _with_positions(visibility, query).mask(window), scale, dropout)
+    return _attend_in_blocks(query, key, value, _with_positions(visibility, query), scale, window, dropout)
+
+
+def _attend_in_blocks(
+    query: Tensor, key: Tensor, value: Tensor, visibility: Visibility, scale: float, window: int, dropout: float
+) -> Tensor:
+    """Sliding attention a block of `window` queries at a time, each over at most 2 · window - 1 keys."""
+    length = query.shape[2]
+    outputs = []
+    for start in range(0, length, window):
+        queries = slice(start, min(start + window, length))
+        keys = slice(max(start - window + 1, 0), queries.stop)
+        mask = visibility.block(window, queries, keys)
+        outputs.append(_sdpa(query[:, :, queries], key[:, :, keys], value[:, :, keys], mask, scale, dropout))
+    return torch.cat(outputs, dim=2)
+
+
+def _with_positions(visibility: Visibility, query: Tensor) -> Visibility:
+    """The same visibility with its implied positions written out."""
+    if visibility.query_positions is None:
+        visibility.query_positions = torch.arange(query.shape[2], device=query.device)[None]
+        visibility.key_positions = visibility.query_positions
+    return visibility
+
+
+def _sdpa(
+    query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, scale: float, dropout: float, causal: bool = False
+) -> Tensor:
+    value_size = value.shape[-1]
+    if value_size != query.shape[-1] and query.shape[2] > 1:
+        # PyTorch's flash kernels want one head size; its other path would materialise [B, H, T, S].
+        value = F.pad(value, (0, query.shape[-1] - value_size))
+    output = F.scaled_dot_product_attention(
+        query,
+        key,
+        value,
+        attn_mask=mask,
+        dropout_p=dropout,
+        is_causal=causal and query.shape[2] > 1,
+        scale=scale,
+        enable_gqa=query.shape[1] != key.shape[1],
+    )
+    return output[..., :value_size]

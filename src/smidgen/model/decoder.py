@@ -1,0 +1,204 @@
+"""The decoder: embedding, layers, final norm, head. One implementation of every architecture, by configuration."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from smidgen.config import LayerType, ModelConfig
+from smidgen.model.attend import Visibility
+from smidgen.model.attention import LayerInputs, attention_class, residual_dropout
+from smidgen.model.cache import Cache, CacheStep, LayerCache
+from smidgen.model.feed_forward import FeedForward
+from smidgen.model.initialization import initialize
+from smidgen.model.norm import make_norm
+from smidgen.model.rope import rotation
+
+
+class Layer(nn.Module):
+    """Attention and feed-forward, each with its norms, each added to the residual stream."""
+
+    def __init__(self, model: ModelConfig, layer_type: LayerType) -> None:
+        super().__init__()
+        self.layer_type: LayerType = layer_type
+        self.self_attn = attention_class(model)(model, layer_type)
+        self.mlp = FeedForward(model)
+        self.is_sandwich = model.norm.placement == "sandwich"
+        self.input_layernorm = make_norm(model.norm, model.hidden_size)
+        # Hugging Face gives this name to the norm before the feed-forward (Llama), or after attention (Gemma).
+        self.post_attention_layernorm = make_norm(model.norm, model.hidden_size)
+        if self.is_sandwich:
+            self.pre_feedforward_layernorm = make_norm(model.norm, model.hidden_size)
+            self.post_feedforward_layernorm = make_norm(model.norm, model.hidden_size)
+
+    def forward(self, x: Tensor, inputs: LayerInputs, cache: LayerCache | None) -> Tensor:
+        """[B, T, D] to [B, T, D]."""
+        mixed = self.self_attn(self.input_layernorm(x), inputs, cache)
+        if self.is_sandwich:
+            x = x + residual_dropout(self.post_attention_layernorm(mixed), inputs.dropout)
+            fed = self.post_feedforward_layernorm(self.mlp(self.pre_feedforward_layernorm(x)))
+        else:
+            x = x + residual_dropout(mixed, inputs.dropout)
+            fed = self.mlp(self.post_attention_layernorm(x))
+        return x + residual_dropout(fed, inputs.dropout)
+
+
+class VocabularyMatrix(nn.Module):
+    """The weight [padded vocabulary, D] of the embedding or of an untied head."""
+
+    def __init__(self, model: ModelConfig) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.empty(model.padded_vocab_size, model.hidden_size))
+
+
+class Trunk(nn.Module):
+    """Everything below the head, under the names that Hugging Face's checkpoints have."""
+
+    def __init__(self, model: ModelConfig) -> None:
+        super().__init__()
+        self.embed_tokens = VocabularyMatrix(model)
+        self.layers = nn.ModuleList(Layer(model, layer_type) for layer_type in model.layer_types)
+        self.norm = make_norm(model.norm, model.hidden_size)
+
+
+class Decoder(nn.Module):
+    """A decoder-only language model.
+
+    Weights are float32 and uninitialised until `initialize` or `load_state_dict` fills them. `compute_dtype` is the
+    type of activations and products; None takes the weights' own. Dropout acts in training mode only.
+    """
+
+    def __init__(self, model: ModelConfig) -> None:
+        super().__init__()
+        self.config = model
+        self.compute_dtype: torch.dtype | None = None
+        self.dropout = 0.0
+        self.model = Trunk(model)
+        if not model.tie_word_embeddings:
+            self.lm_head = VocabularyMatrix(model)
+        attention = attention_class(model)
+        # Plain attributes, not buffers: casting the model to bf16 must not touch the frequencies.
+        self._frequencies = {
+            layer_type: attention.frequencies(model, layer_type) for layer_type in sorted(set(model.layer_types))
+        }
+        self._window = getattr(model.attention, "sliding_window", None)
+
+    def forward(
+        self,
+        input_ids: Tensor,
+        attention_mask: Tensor | None = None,
+        positions: Tensor | None = None,
+        document_ids: Tensor | None = None,
+        cache: Cache | None = None,
+    ) -> Tensor:
+        """Logits, float32 [B, T, V], of input_ids, int64 [B, T].
+
+        attention_mask [B, T]: 1 where there is a token, 0 for padding on either side; logits there mean nothing.
+        positions int64 [B, T]: for RoPE; left out, each row counts its own tokens from 0 (after those in the cache).
+        document_ids int64 [B, T]: tokens see only their own document. Not with a cache.
+        cache: from `new_cache`; the tokens are appended to it and see what it holds.
+        """
+        return self.logits(self.hidden(input_ids, attention_mask, positions, document_ids, cache))
+
+    def hidden(
+        self,
+        input_ids: Tensor,
+        attention_mask: Tensor | None = None,
+        positions: Tensor | None = None,
+        document_ids: Tensor | None = None,
+        cache: Cache | None = None,
+    ) -> Tensor:
+        """States after the final norm, [B, T, D] in the compute dtype; arguments as for the call."""
+        assert cache is None or document_ids is None, "a cache holds one document a row"
+        length, device = input_ids.shape[1], input_ids.device
+        step = None if cache is None else cache.begin(length, attention_mask, device)
+        if positions is None:
+            positions = _positions(input_ids, attention_mask) if step is None else step.positions
+        inputs = self._layer_inputs(positions, attention_mask, document_ids, step, cache)
+        x = self._embed(input_ids)
+        for index, layer in enumerate(self.layers):
+            x = layer(x, inputs[layer.layer_type], None if cache is None else cache.layers[index])
+        if cache is not None and step is not None:
+            cache.commit(step)
+        final: Tensor = self.model.norm(x)
+        return final
+
+    @property
+    def layers(self) -> list[Layer]:
+        """The layers, first to last."""
+        return [layer for layer in self.model.layers if isinstance(layer, Layer)]
+
+    def logits(self, hidden: Tensor) -> Tensor:
+        """Float32 logits [..., V] of states [..., D]; float64 for a float64 model."""
+        logits = F.linear(hidden, self.head_weight.to(hidden.dtype))
+        return logits if logits.dtype == torch.float64 else logits.float()
+
+    @property
+    def head_weight(self) -> Tensor:
+        """The head's weight [V, D], without padded rows; the embedding's when tied."""
+        weight = self.model.embed_tokens.weight if self.config.tie_word_embeddings else self.lm_head.weight
+        return weight[: self.config.vocab_size]
+
+    def initialize(self, seed: int) -> Decoder:
+        """Fill every weight from `seed` as the configuration's `initialization` says; the same on every device."""
+        initialize(self, self.config, seed)
+        return self
+
+    def set_dropout(self, probability: float) -> None:
+        """Dropout on attention weights and on the outputs of attention and feed-forward, in training mode."""
+        self.dropout = probability
+
+    def new_cache(self, batch_size: int, max_seq_len: int | None = None) -> Cache:
+        """An empty cache of `batch_size` slots, `max_seq_len` tokens each (the model's context if left out)."""
+        weight = self.model.embed_tokens.weight
+        shapes = [layer.self_attn.cache_shape() for layer in self.layers]
+        length = self.config.max_seq_len if max_seq_len is None else max_seq_len
+        return Cache(shapes, batch_size, length, self.compute_dtype or weight.dtype, weight.device)
+
+    def _embed(self, input_ids: Tensor) -> Tensor:
+        x = F.embedding(input_ids, self.model.embed_tokens.weight)
+        if self.config.scale_embeddings:
+            x = x * self.config.hidden_size**0.5
+        return x if self.compute_dtype is None else x.to(self.compute_dtype)
+
+    def _layer_inputs(
+        self,
+        positions: Tensor,
+        attention_mask: Tensor | None,
+        document_ids: Tensor | None,
+        step: CacheStep | None,
+        cache: Cache | None,
+    ) -> dict[LayerType, LayerInputs]:
+        dropout = self.dropout if self.training else 0.0
+        shared = _visibility(positions, attention_mask, document_ids)
+        inputs: dict[LayerType, LayerInputs] = {}
+        for layer_type, frequencies in self._frequencies.items():
+            if step is None or cache is None:
+                visibility = shared
+            else:
+                visibility = step.visibility(self._window if layer_type == "sliding" else None, cache.max_seq_len)
+            angles = rotation(positions, frequencies.to(positions.device))
+            inputs[layer_type] = LayerInputs(angles, visibility, dropout, step)
+        return inputs
+
+
+def _positions(input_ids: Tensor, attention_mask: Tensor | None) -> Tensor:
+    if attention_mask is None:
+        return torch.arange(input_ids.shape[1], device=input_ids.device)[None]
+    return (attention_mask.long().cumsum(1) - 1).clamp(min=0)
+
+
+def _visibility(positions: Tensor, attention_mask: Tensor | None, document_ids: Tensor | None) -> Visibility:
+    """What tokens see without a cache. Order and distance are those of the sequence, whatever `positions` RoPE gets."""
+    if attention_mask is None and document_ids is None:
+        return Visibility()
+    index = torch.arange(positions.shape[1], device=positions.device)[None]
+    keys = index if attention_mask is None else torch.where(attention_mask.bool(), index, -1)
+    return Visibility(index, keys, document_ids)
+
+
+def load_architecture(model: ModelConfig) -> Decoder:
+    """The decoder's structure on the meta device: shapes and names, no memory."""
+    with torch.device("meta"):
+        return Decoder(model)

@@ -1,0 +1,75 @@
+"""Cross-entropy without the logits of all tokens in memory at once."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+IGNORED = -100
+"""Label of a token that has none."""
+LOGITS_IN_MEMORY = 2**24
+"""Logits computed at once: 64 MiB in float32."""
+
+
+def cross_entropy(hidden: Tensor, head_weight: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+    """Summed cross-entropy of `hidden · head_weightᵀ` against `labels`, and the number of labels.
+
+    hidden [N, D] in the compute dtype; head_weight [V, D], the float32 master; labels int64 [N], IGNORED for none.
+    Returns the sum in nats (float32, differentiable once) and the count of labels (int64), both without dimensions.
+    Softmax and sum are float32. The logits' gradient is made in the forward pass, a chunk of tokens at a time, so
+    [N, V] never exists.
+    """
+    count = (labels != IGNORED).sum()
+    if torch.is_grad_enabled() and (hidden.requires_grad or head_weight.requires_grad):
+        return _ChunkedCrossEntropy.apply(hidden, head_weight, labels), count
+    weight = head_weight.to(hidden.dtype)
+    parts = [_chunk_loss(hidden[rows] @ weight.T, labels[rows])[0] for rows in _chunks(hidden, weight)]
+    return torch.stack(parts).sum(), count
+
+
+class _ChunkedCrossEntropy(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, hidden: Tensor, head_weight: Tensor, labels: Tensor) -> Tensor:
+        weight = head_weight.to(hidden.dtype)
+        grad_hidden = torch.empty_like(hidden)
+        grad_weight: Tensor | None = None
+        total = hidden.new_zeros((), dtype=_loss_dtype(hidden))
+        for rows in _chunks(hidden, weight):
+            logits = hidden[rows] @ weight.T
+            loss, probabilities = _chunk_loss(logits, labels[rows])
+            total += loss
+            kept = labels[rows] != IGNORED
+            positions = kept.nonzero(as_tuple=True)[0]
+            probabilities[positions, labels[rows][positions]] -= 1
+            grad_logits = (probabilities * kept[:, None]).to(hidden.dtype)
+            grad_hidden[rows] = grad_logits @ weight
+            part = (grad_logits.T @ hidden[rows]).to(head_weight.dtype)
+            grad_weight = part if grad_weight is None else grad_weight.add_(part)
+        ctx.save_for_backward(grad_hidden, grad_weight)
+        return total
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx: Any, grad_total: Tensor) -> tuple[Tensor, Tensor, None]:
+        grad_hidden, grad_weight = ctx.saved_tensors
+        return grad_hidden * grad_total.to(grad_hidden.dtype), grad_weight * grad_total, None
+
+
+def _chunk_loss(logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+    """Summed loss of a chunk, and its probabilities [n, V] in float32."""
+    logits = logits.to(_loss_dtype(logits))
+    log_probabilities = logits.log_softmax(-1)
+    kept = labels != IGNORED
+    chosen = log_probabilities.gather(1, labels.clamp(min=0)[:, None])[:, 0]
+    return -(chosen * kept).sum(), log_probabilities.exp()
+
+
+def _loss_dtype(x: Tensor) -> torch.dtype:
+    return torch.float64 if x.dtype == torch.float64 else torch.float32
+
+
+def _chunks(hidden: Tensor, weight: Tensor) -> list[slice]:
+    rows = max(1, LOGITS_IN_MEMORY // weight.shape[0])
+    return [slice(start, start + rows) for start in range(0, hidden.shape[0], rows)]

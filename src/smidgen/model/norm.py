@@ -1,0 +1,58 @@
+"""Normalisations. All are computed in float32 and return the dtype of their input."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from smidgen import config
+
+
+class RMSNorm(nn.Module):
+    """`x · rsqrt(mean x² + eps) · w` over the last dimension (Zhang & Sennrich, 2019)."""
+
+    def __init__(self, size: int, eps: float) -> None:
+        super().__init__()
+        self.eps = eps
+        self.weight = nn.Parameter(torch.ones(size))
+
+    def gain(self) -> Tensor:
+        return self.weight
+
+    def set_gain(self, value: float) -> None:
+        """Fill the weight so that the normalised input is multiplied by `value`."""
+        with torch.no_grad():
+            self.weight.fill_(value)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x_float = x.float()
+        normalized = x_float * torch.rsqrt(x_float.square().mean(-1, keepdim=True) + self.eps)
+        return (normalized * self.gain()).to(x.dtype)
+
+
+class RMSNormPlusOne(RMSNorm):
+    """`x · rsqrt(mean x² + eps) · (1 + w)`, w starting at 0 (Gemma)."""
+
+    def __init__(self, size: int, eps: float) -> None:
+        super().__init__(size, eps)
+        self.set_gain(1.0)
+
+    def gain(self) -> Tensor:
+        return 1.0 + self.weight
+
+    def set_gain(self, value: float) -> None:
+        super().set_gain(value - 1.0)
+
+
+class LayerNorm(RMSNorm):
+    """`(x - mean) / √(var + eps) · w`, without a bias (Ba et al., 2016)."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return (F.layer_norm(x.float(), x.shape[-1:], eps=self.eps) * self.weight).to(x.dtype)
+
+
+def make_norm(norm: config.Norm, size: int) -> RMSNorm:
+    """A normalisation of `size` features as the configuration's `model.norm` section describes it."""
+    kinds = {"rms_norm": RMSNorm, "rms_norm_plus_one": RMSNormPlusOne, "layer_norm": LayerNorm}
+    return kinds[norm.kind](size, norm.eps)
