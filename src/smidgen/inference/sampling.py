@@ -1,0 +1,204 @@
+"""The choice of the next token for a batch whose rows have different sampling parameters.
+
+R rows of a batch, r of them in a group that is sampled by the same operations, V vocabulary, K candidates.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from smidgen.inference.processors import Filters, NGramHistory, draw, penalize_repetition
+from smidgen.runtime.errors import SmidgenError
+from smidgen.runtime.sampling import SamplingParams
+
+GREEDY_BELOW = 1e-6
+"""Temperatures under this are greedy: dividing by them could overflow float32."""
+_NOTHING_LEFT, _NOT_FINITE = -1, -2
+
+
+class Choice(NamedTuple):
+    """The next token of one row; None when the n-gram rule forbids every token."""
+
+    token: int | None
+    logprob: float | None = None
+    top_logprobs: tuple[tuple[int, float], ...] = ()
+
+
+@dataclass
+class _Sequence:
+    """What the sampler remembers of the request in a slot."""
+
+    params: SamplingParams
+    generator: random.Random
+    ngrams: NGramHistory | None
+
+
+class _Group:
+    """Rows that are sampled by the same operations: all greedy, all by temperature, or all filtered too."""
+
+    def __init__(self, rows: list[int], sequences: list[_Sequence], vocab_size: int, device: torch.device) -> None:
+        params = [sequences[row].params for row in rows]
+        all_rows = len(rows) == len(sequences)
+        self.rows = slice(None) if all_rows else torch.tensor(rows, device=device)
+        self.greedy = params[0].temperature < GREEDY_BELOW
+        self._generators = [sequences[row].generator for row in rows]
+        self._temperature = torch.tensor([[p.temperature] for p in params], device=device)
+        self._filters = Filters.of(params, vocab_size, device) if _is_filtered(params[0]) else None
+
+    def choose(self, logits: Tensor) -> Tensor:
+        """Tokens [r] for penalised logits [r, V]."""
+        if self.greedy:
+            return logits.argmax(-1)
+        values, ids = self.process(logits)
+        numbers = torch.tensor([generator.getrandbits(24) for generator in self._generators])
+        index = draw(values, (numbers / 2**24).to(values.device))
+        return index if ids is None else ids.gather(-1, index[:, None])[:, 0]
+
+    def process(self, logits: Tensor) -> tuple[Tensor, Tensor | None]:
+        """The logits to draw from [r, K], and the tokens they belong to (None: the whole vocabulary in order)."""
+        if self.greedy:
+            return logits, None
+        logits = logits / self._temperature
+        return (logits, None) if self._filters is None else self._filters.apply(logits)
+
+
+class _Penalty:
+    """The rows that have a repetition penalty."""
+
+    def __init__(self, rows: list[int], slots: list[int], sequences: list[_Sequence], device: torch.device) -> None:
+        self.rows = torch.tensor(rows, device=device)
+        self.slots = torch.tensor([slots[row] for row in rows], device=device)
+        self.factors = torch.tensor([sequences[row].params.repetition_penalty for row in rows], device=device)
+
+
+@dataclass
+class _Plan:
+    """How to sample a list of slots; made anew only when the list, or the request in a slot, changes."""
+
+    slots: list[int]
+    sequences: list[_Sequence]
+    groups: list[_Group]
+    penalty: _Penalty | None
+    ngrams: list[tuple[int, NGramHistory]]
+    with_logprobs: list[int]
+
+
+class Sampler:
+    """Samples the rows of a batch of slots, each by the parameters of the request that holds the slot.
+
+    Every request draws from a generator of its own, one number a token, so neither the other rows nor the device
+    change its draws. (Python's Mersenne Twister: a torch.Generator a request would cost a kernel call a row.)
+    """
+
+    def __init__(self, num_slots: int, vocab_size: int, device: torch.device) -> None:
+        self._vocab_size = vocab_size
+        self._device = device
+        self._sequences: dict[int, _Sequence] = {}
+        self._seen = torch.zeros(num_slots, vocab_size, dtype=torch.bool, device=device)
+        self._plan: _Plan | None = None
+
+    def assign(self, slot: int, params: SamplingParams, prompt: Sequence[int]) -> None:
+        """Give a slot to a request whose prompt has these tokens."""
+        ngrams = NGramHistory(params.no_repeat_ngram_size, prompt) if params.no_repeat_ngram_size else None
+        self._sequences[slot] = _Sequence(params, random.Random(params.seed), ngrams)
+        if params.repetition_penalty != 1:
+            self._seen[slot] = False
+            self._seen[slot, torch.tensor(prompt, device=self._device)] = True
+        self._plan = None
+
+    def sample(self, logits: Tensor, slots: Sequence[int]) -> list[Choice]:
+        """Choose a token for each of `slots` from its row of `logits`, float32 [R, V] (overwritten).
+
+        Raises SmidgenError when the model gave NaN or infinity. It waits for the device once for the tokens, once
+        for log-probabilities that are asked for, and once or more to see whether the candidates suffice.
+        """
+        plan = self._plan_for(slots)
+        logprobs = logits[plan.with_logprobs].log_softmax(-1) if plan.with_logprobs else None
+        self._penalize(logits, plan)
+        chosen = torch.empty(len(slots), dtype=torch.int64, device=self._device)
+        for group in plan.groups:
+            chosen[group.rows] = group.choose(logits[group.rows])
+        if plan.penalty is not None:
+            self._seen[plan.penalty.slots, chosen[plan.penalty.rows]] = True
+        tokens = _tokens(logits, chosen)
+        for row, ngrams in plan.ngrams:
+            ngrams.append(tokens[row])
+        choices = [Choice(None if token == _NOTHING_LEFT else token) for token in tokens]
+        if logprobs is not None:
+            self._add_logprobs(choices, logprobs, chosen, plan)
+        return choices
+
+    def processed(self, logits: Tensor, slots: Sequence[int]) -> Tensor:
+        """The logits that `sample` would draw from, float32 [R, V], -inf for tokens that cannot be drawn.
+
+        For greedy rows the penalised logits, whose largest is chosen. `logits` [R, V] is overwritten.
+        """
+        plan = self._plan_for(slots)
+        self._penalize(logits, plan)
+        result = torch.full_like(logits, -torch.inf)
+        for group in plan.groups:
+            values, ids = group.process(logits[group.rows])
+            result[group.rows] = values if ids is None else result[group.rows].scatter(-1, ids, values)
+        return result
+
+    def _penalize(self, logits: Tensor, plan: _Plan) -> None:
+        if plan.penalty is not None:
+            rows, seen = plan.penalty.rows, self._seen[plan.penalty.slots]
+            logits[rows] = penalize_repetition(logits[rows], seen, plan.penalty.factors)
+        forbidden = [(row, token) for row, ngrams in plan.ngrams for token in ngrams.forbidden()]
+        if forbidden:
+            rows, tokens = torch.tensor(forbidden, device=self._device).unbind(-1)
+            logits[rows, tokens] = -torch.inf
+
+    def _add_logprobs(self, choices: list[Choice], logprobs: Tensor, chosen: Tensor, plan: _Plan) -> None:
+        rows = plan.with_logprobs
+        counts = [min(plan.sequences[row].params.logprobs or 0, self._vocab_size) for row in rows]
+        top_values, top_ids = (part.tolist() for part in logprobs.topk(max(counts), dim=-1))
+        own = logprobs.gather(-1, chosen[rows][:, None])[:, 0].tolist()
+        for i, row in enumerate(rows):
+            if choices[row].token is not None:
+                top = zip(top_ids[i][: counts[i]], top_values[i][: counts[i]], strict=True)
+                choices[row] = Choice(choices[row].token, own[i], tuple(top))
+
+    def _plan_for(self, slots: Sequence[int]) -> _Plan:
+        if self._plan is None or self._plan.slots != slots:
+            self._plan = self._make_plan(list(slots))
+        return self._plan
+
+    def _make_plan(self, slots: list[int]) -> _Plan:
+        sequences = [self._sequences[slot] for slot in slots]
+        kinds: dict[tuple[bool, bool], list[int]] = {}
+        for row, sequence in enumerate(sequences):
+            greedy = sequence.params.temperature < GREEDY_BELOW
+            kinds.setdefault((greedy, not greedy and _is_filtered(sequence.params)), []).append(row)
+        penalized = [row for row, s in enumerate(sequences) if s.params.repetition_penalty != 1]
+        return _Plan(
+            slots,
+            sequences,
+            groups=[_Group(rows, sequences, self._vocab_size, self._device) for rows in kinds.values()],
+            penalty=_Penalty(penalized, slots, sequences, self._device) if penalized else None,
+            ngrams=[(row, s.ngrams) for row, s in enumerate(sequences) if s.ngrams is not None],
+            with_logprobs=[row for row, s in enumerate(sequences) if s.params.logprobs is not None],
+        )
+
+
+def _is_filtered(params: SamplingParams) -> bool:
+    return params.top_k > 0 or params.top_p < 1 or params.min_p > 0
+
+
+def _tokens(logits: Tensor, chosen: Tensor) -> list[int]:
+    """`chosen` [R] on the host, _NOTHING_LEFT for rows of `logits` [R, V] that are all -inf."""
+    largest = logits.amax(-1)
+    problem = torch.where(largest == -torch.inf, _NOTHING_LEFT, _NOT_FINITE)
+    tokens: list[int] = torch.where(largest.isfinite(), chosen, problem).tolist()
+    if _NOT_FINITE in tokens:
+        raise SmidgenError(
+            "the model's logits are not finite: its weights are damaged, or it overflows in this precision; try float32"
+        )
+    return tokens
