@@ -1,0 +1,68 @@
+"""Models and tokenizers from what a user names: `smidgen.build`, `smidgen.load`, `smidgen.load_tokenizer`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from smidgen.config import Config, ModelConfig, load_config
+from smidgen.folders.model_folder import load_folder, read_model_config
+from smidgen.folders.resolve import resolve
+from smidgen.model import Decoder
+from smidgen.runtime.errors import ModelFolderError
+from smidgen.runtime.protocols import Tokenizer
+
+
+def build(
+    source: str | Path | Config | ModelConfig,
+    overrides: Mapping[str, Any] | Sequence[str] | None = None,
+    seed: int = 0,
+) -> Decoder:
+    """A decoder with random weights drawn from `seed`: float32, eval mode, on the CPU.
+
+    `source` is a preset's name, a YAML file, or a configuration; `overrides` are dotted paths with their values, for
+    a preset or file: `build("elite-112m", {"model.num_layers": 4})`. Raises ConfigError for an impossible one.
+    """
+    if isinstance(source, Config | ModelConfig):
+        assert not overrides, "overrides belong to a preset or file; a configuration is already resolved"
+        config = source.model if isinstance(source, Config) else source
+    else:
+        config = load_config(source, overrides or {}).model
+    return Decoder(config).initialize(seed).eval()
+
+
+def load(model: str | Path, device: str | torch.device = "cpu") -> Decoder:
+    """The model that MODEL names: float32, eval mode, on `device`. A preset gets random weights (seed 0).
+
+    MODEL is a preset, a model folder, a checkpoint, a run folder (its best checkpoint, else its last) or a Hugging
+    Face folder of an architecture we know. Raises ModelFolderError in one line otherwise.
+    """
+    source = resolve(model)
+    if source.folder is None:
+        assert source.preset is not None
+        return build(source.preset).to(device)
+    return load_folder(source.folder, device)
+
+
+def model_config(model: str | Path) -> ModelConfig:
+    """The configuration of the model that MODEL names, without loading its weights."""
+    source = resolve(model)
+    if source.folder is None:
+        assert source.preset is not None
+        return load_config(source.preset).model
+    return read_model_config(source.folder)
+
+
+def load_tokenizer(model: str | Path) -> Tokenizer:
+    """The tokenizer of the model that MODEL names. Raises ModelFolderError for a preset, which has none."""
+    from smidgen.tokenization import load_tokenizer as load_tokenizer_files
+
+    source = resolve(model)
+    if source.folder is None:
+        raise ModelFolderError(
+            f"{source.preset}: a preset has no tokenizer; name a trained model, or train one with 'smidgen tokenizer'"
+        )
+    return load_tokenizer_files(source.folder)

@@ -1,0 +1,152 @@
+"""Model folders: a Hugging Face model in every respect, with our model section beside it in `smidgen.yaml`."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from smidgen.config import ModelConfig, dump_config, load_model_config
+from smidgen.folders.architectures import REMOTE_FILES, Fields, architecture_of, read_config, read_json
+from smidgen.folders.architectures.base import Tree
+from smidgen.folders.atomic import publish_folder
+from smidgen.folders.weights import WEIGHTS, read_weights, write_weights
+from smidgen.model import Decoder
+from smidgen.runtime.errors import ModelFolderError
+from smidgen.runtime.protocols import Tokenizer
+
+CONFIG = "config.json"
+GENERATION_CONFIG = "generation_config.json"
+SECTION = "smidgen.yaml"
+_TOKEN_IDS = ("bos_token_id", "eos_token_id", "pad_token_id")
+_REPLACED = {CONFIG, SECTION, "model.safetensors.index.json", *REMOTE_FILES}
+"""What an old model leaves behind when a new one is saved over it; weights are recognised by their suffix."""
+
+
+def save(model: Decoder, folder: str | Path, tokenizer: Tokenizer | None = None) -> Path:
+    """Write `model` as a model folder that Smidgen and `AutoModelForCausalLM.from_pretrained` load; returns its path.
+
+    Weights are float32. The folder appears whole or not at all. Saving over a model folder replaces the model; its
+    other files stay, the tokenizer's too where `tokenizer` is None. Raises ModelFolderError when the folder holds
+    something else, or when the tokenizer has ids that the model lacks.
+    """
+    folder = Path(folder)
+    _check_target(folder)
+    if tokenizer is not None and tokenizer.vocab_size > model.config.vocab_size:
+        raise ModelFolderError(
+            f"{folder}: the tokenizer has {tokenizer.vocab_size} ids, the model vocab_size {model.config.vocab_size}; "
+            "save it with the tokenizer it was trained with"
+        )
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    staged = folder.with_name(f".writing-{folder.name}-{os.getpid()}")
+    staged.mkdir()
+    try:
+        _carry_over(folder, staged, with_tokenizer=tokenizer is None)
+        _write_model(model, staged, _token_ids(folder, tokenizer))
+        if tokenizer is not None:
+            tokenizer.save(staged)
+        publish_folder(staged, folder)
+    finally:
+        shutil.rmtree(staged, ignore_errors=True)
+    return folder
+
+
+def load_folder(folder: Path, device: str | torch.device = "cpu") -> Decoder:
+    """The model in a model folder or Hugging Face folder: float32, eval mode.
+
+    Raises ModelFolderError when a file is missing or damaged, or the model is of a kind we do not implement.
+    """
+    decoder = Decoder(read_model_config(folder))
+    read_weights(decoder, folder)
+    return decoder.to(device).eval()
+
+
+def read_model_config(folder: Path) -> ModelConfig:
+    """The configuration of a model folder, without its weights.
+
+    `smidgen.yaml` is complete where config.json is not (initialisation, cache mode, padding), so it is preferred; but
+    the two must describe the same model, or transformers and Smidgen would answer differently.
+    """
+    fields = Fields(read_json(folder / CONFIG), str(folder / CONFIG))
+    config = read_config(fields)
+    if not (folder / SECTION).is_file():
+        return config
+    section = load_model_config(folder / SECTION)
+    theirs, ours = architecture_of(section).write(section), architecture_of(config).write(config)
+    for name in theirs:
+        if name != "initializer_range" and ours.get(name) != theirs[name]:
+            fields.refuse(name, f"{SECTION} says {json.dumps(theirs[name])}; make them agree, or delete {SECTION}")
+    return section
+
+
+def _check_target(folder: Path) -> None:
+    if folder.exists() and not folder.is_dir():
+        raise ModelFolderError(f"{folder}: is a file; name a folder to save the model in")
+    if folder.is_dir() and any(folder.iterdir()) and not (folder / CONFIG).is_file():
+        raise ModelFolderError(f"{folder}: holds other files and no model; choose another folder")
+
+
+def _carry_over(folder: Path, staged: Path, *, with_tokenizer: bool) -> None:
+    """Copy what is not the old model's own: its place is taken by the new one."""
+    for entry in folder.iterdir() if folder.is_dir() else ():
+        is_model = entry.name in _REPLACED or entry.suffix == ".safetensors"
+        if is_model or (not with_tokenizer and _is_tokenizer_file(entry.name)):
+            continue
+        if entry.is_dir():
+            shutil.copytree(entry, staged / entry.name, symlinks=True)
+        else:
+            shutil.copy2(entry, staged / entry.name)
+
+
+def _is_tokenizer_file(name: str) -> bool:
+    return name in {
+        GENERATION_CONFIG,
+        "added_tokens.json",
+        "chat_template.jinja",
+        "merges.txt",
+        "special_tokens_map.json",
+        "vocab.json",
+    } or name.startswith("tokenizer")
+
+
+def _write_model(model: Decoder, folder: Path, token_ids: Tree) -> None:
+    config = model.config
+    architecture = architecture_of(config)
+    fields = {
+        "architectures": [architecture.class_name],
+        "model_type": architecture.model_type,
+        "dtype": "float32",
+        **token_ids,
+        **architecture.write(config),
+    }
+    _write_json(folder / CONFIG, fields)
+    if not (folder / GENERATION_CONFIG).is_file():
+        # Without a padding token transformers pads with the end token, and says so in every call.
+        pad = token_ids["eos_token_id"] if token_ids["pad_token_id"] is None else token_ids["pad_token_id"]
+        generation = {**token_ids, "pad_token_id": pad}
+        _write_json(
+            folder / GENERATION_CONFIG, {name: value for name, value in generation.items() if value is not None}
+        )
+    (folder / SECTION).write_text(dump_config(config), encoding="utf-8")
+    write_weights(model, folder / WEIGHTS)
+    if "auto_map" in fields:
+        for name in REMOTE_FILES:
+            source = resources.files("smidgen.folders") / "remote" / name
+            (folder / name).write_bytes(source.read_bytes())
+
+
+def _token_ids(folder: Path, tokenizer: Tokenizer | None) -> Tree:
+    """Ids of the special tokens; null where there is none, for transformers' classes have defaults of their own."""
+    if tokenizer is not None:
+        return dict(zip(_TOKEN_IDS, (tokenizer.bos_id, tokenizer.eos_id, tokenizer.pad_id), strict=True))
+    earlier = read_json(folder / CONFIG) if (folder / CONFIG).is_file() else {}
+    return {name: earlier.get(name) for name in _TOKEN_IDS}
+
+
+def _write_json(path: Path, values: dict[str, Any]) -> None:
+    path.write_text(json.dumps(values, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")

@@ -1,0 +1,141 @@
+"""A decoder's weights as safetensors: one file written, one or several read, every name and shape checked first."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from smidgen.folders.architectures.fields import read_json
+from smidgen.model import Decoder
+from smidgen.runtime.errors import ModelFolderError
+
+WEIGHTS = "model.safetensors"
+INDEX = "model.safetensors.index.json"
+
+_READABLE = {"F64", "F32", "F16", "BF16"}
+_VOCABULARY = ("model.embed_tokens.weight", "lm_head.weight")
+"""Tensors with a row for each token: padded in memory, never in a file."""
+
+
+def write_weights(decoder: Decoder, path: Path) -> None:
+    """Write the parameters, float32, under their Hugging Face names: no tied head, no padded vocabulary rows."""
+    tensors = {name: weight.detach().float().contiguous().cpu() for name, weight in _unpadded(decoder)}
+    save_file(tensors, path, metadata={"format": "pt"})
+
+
+@torch.no_grad()
+def read_weights(decoder: Decoder, folder: Path) -> None:
+    """Fill the parameters of `decoder` from a folder's safetensors files of any float type; padded rows become zero.
+
+    Raises ModelFolderError, before any parameter changes, when a file is damaged or a tensor is missing, left over or
+    of another shape than the configuration's.
+    """
+    expected = dict(_unpadded(decoder))
+    with ExitStack() as stack:
+        found = _open_tensors(folder, stack)
+        _check_names(found, expected, folder, is_tied=decoder.config.tie_word_embeddings)
+        for name, weight in expected.items():
+            _check_tensor(found[name], name, weight)
+        for name, weight in expected.items():
+            weight.copy_(found[name].read(name))
+    for name, parameter in decoder.named_parameters():
+        if name in _VOCABULARY:
+            parameter[decoder.config.vocab_size :] = 0
+
+
+class _TensorFile:
+    """An open safetensors file."""
+
+    def __init__(self, path: Path, stack: ExitStack) -> None:
+        self.path = path
+        try:
+            self.handle: Any = stack.enter_context(safe_open(path, framework="pt", device="cpu"))
+        except (SafetensorError, OSError, ValueError) as error:
+            raise ModelFolderError(f"{path}: damaged or unreadable: {error}; copy the file again") from None
+        self.names = list(self.handle.keys())
+
+    def read(self, name: str) -> Tensor:
+        try:
+            return self.handle.get_tensor(name)
+        except (SafetensorError, OSError, ValueError) as error:
+            raise ModelFolderError(f"{self.path}: tensor '{name}' cannot be read: {error}") from None
+
+
+def _open_tensors(folder: Path, stack: ExitStack) -> dict[str, _TensorFile]:
+    """The file of each tensor of a folder, by the tensor's name."""
+    if (folder / WEIGHTS).is_file():
+        file = _TensorFile(folder / WEIGHTS, stack)
+        return dict.fromkeys(file.names, file)
+    if not (folder / INDEX).is_file():
+        pickled = any(folder.glob("*.bin")) or any(folder.glob("*.pt")) or any(folder.glob("*.pth"))
+        remedy = (
+            "Smidgen never unpickles; save the model as safetensors with transformers"
+            if pickled
+            else "this folder has no weights"
+        )
+        raise ModelFolderError(f"{folder / WEIGHTS}: missing: {remedy}")
+    weight_map = read_json(folder / INDEX).get("weight_map")
+    if not isinstance(weight_map, dict) or not all(isinstance(name, str) for name in weight_map.values()):
+        raise ModelFolderError(f"{folder / INDEX}: weight_map: an object of tensor and file names is needed")
+    files = {}
+    for name in sorted(set(weight_map.values())):
+        if Path(name).name != name:
+            raise ModelFolderError(f"{folder / INDEX}: weight_map names '{name}': a file of this folder is needed")
+        files[name] = _TensorFile(folder / name, stack)
+    for tensor, name in weight_map.items():
+        if tensor not in files[name].names:
+            raise ModelFolderError(f"{folder / name}: tensor '{tensor}' is missing, though {INDEX} names this file")
+    return {tensor: files[name] for tensor, name in weight_map.items()}
+
+
+def _check_names(found: dict[str, _TensorFile], expected: dict[str, Tensor], folder: Path, *, is_tied: bool) -> None:
+    missing = sorted(expected.keys() - found.keys())
+    if missing:
+        raise ModelFolderError(
+            f"{folder}: tensor '{missing[0]}'{_and_more(missing)} is missing: weights and config.json do not belong "
+            "together; copy the folder again"
+        )
+    # Older folders carry RoPE's frequencies, which follow from config.json.
+    extra = sorted(name for name in found.keys() - expected.keys() if not name.endswith("rotary_emb.inv_freq"))
+    if is_tied and "lm_head.weight" in extra:
+        extra.remove("lm_head.weight")
+        head, embedding = (found[name].read(name) for name in ("lm_head.weight", "model.embed_tokens.weight"))
+        if not torch.equal(head, embedding):
+            raise ModelFolderError(
+                f"{folder}: tie_word_embeddings = true, but lm_head.weight differs from model.embed_tokens.weight; "
+                "set it to false in config.json"
+            )
+    if extra:
+        raise ModelFolderError(
+            f"{folder}: tensor '{extra[0]}'{_and_more(extra)} has no place in the model that config.json describes; "
+            "use a model that Smidgen implements in full"
+        )
+
+
+def _check_tensor(file: _TensorFile, name: str, weight: Tensor) -> None:
+    stored = file.handle.get_slice(name)
+    shape, dtype = list(stored.get_shape()), stored.get_dtype()
+    if shape != list(weight.shape):
+        raise ModelFolderError(
+            f"{file.path}: tensor '{name}' has shape {shape}, config.json asks for {list(weight.shape)}; "
+            "weights and config.json do not belong together"
+        )
+    if dtype not in _READABLE:
+        raise ModelFolderError(f"{file.path}: tensor '{name}' has type {dtype}; one of {sorted(_READABLE)} is needed")
+
+
+def _unpadded(decoder: Decoder) -> Iterator[tuple[str, Tensor]]:
+    """Every parameter with its name, without padded vocabulary rows (views of the parameters themselves)."""
+    for name, parameter in decoder.named_parameters():
+        yield name, parameter[: decoder.config.vocab_size] if name in _VOCABULARY else parameter
+
+
+def _and_more(names: list[str]) -> str:
+    return f" (and {len(names) - 1} more)" if len(names) > 1 else ""
