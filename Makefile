@@ -1,0 +1,50 @@
+# Two commands do everything on a fresh machine with Python 3.11 or newer, a C++ compiler and make:
+#   make quickstart      train a small language model and talk to it
+#   make test            run the tests
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+INSTALLED := $(VENV)/.installed
+# Extra arguments for pip, e.g. PIP_ARGS="--index-url …" for a mirror or PyTorch's CPU builds.
+PIP_ARGS ?=
+PYTEST_ARGS ?=
+
+.DEFAULT_GOAL := help
+.PHONY: help install quickstart test torture lint format clean
+
+help:
+	@echo "make quickstart   build a corpus, train a model on it, measure it, let it write (a few minutes)"
+	@echo "make test         run the tests"
+	@echo "make lint         ruff and mypy"
+	@echo "make format       let ruff format the code"
+	@echo "make torture      fault injection and long property tests"
+	@echo "make clean        remove the environment and caches"
+
+install: $(INSTALLED)
+
+$(INSTALLED): pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet $(PIP_ARGS) --constraint constraints.txt torch
+	$(BIN)/python -m pip install --quiet $(PIP_ARGS) --constraint constraints.txt --editable '.[dev]'
+	@touch $(INSTALLED)
+
+quickstart: $(INSTALLED)
+	$(BIN)/smidgen quickstart
+
+test: $(INSTALLED)
+	$(BIN)/python -m pytest -m "not torture" $(PYTEST_ARGS)
+
+torture: $(INSTALLED)
+	$(BIN)/python -m pytest -m torture $(PYTEST_ARGS)
+
+lint: $(INSTALLED)
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+
+format: $(INSTALLED)
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+clean:
+	rm -rf $(VENV) build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -1,0 +1,49 @@
+"""What tests of every folder share."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+@pytest.fixture(scope="session")
+def repository() -> Path:
+    return ROOT
+
+
+@pytest.fixture(scope="session")
+def corpora() -> Path:
+    """The folder of real corpora; the test is skipped without it."""
+    folder = os.environ.get("SMIDGEN_CORPORA")
+    if not folder:
+        pytest.skip("SMIDGEN_CORPORA names no folder of real corpora")
+    return Path(folder)
+
+
+@pytest.fixture(scope="session")
+def randomized_decoder() -> Callable[..., Any]:
+    """`randomized_decoder(preset, overrides, seed)`: a small decoder whose every parameter is random, norms too."""
+    import torch
+
+    from smidgen.config import load_config
+    from smidgen.model import Decoder
+
+    def make(preset: str, overrides: dict[str, Any] | None = None, seed: int = 0) -> Decoder:
+        decoder = Decoder(load_config(preset, overrides or {}).model).initialize(seed).eval()
+        generator = torch.Generator().manual_seed(seed + 1)
+        with torch.no_grad():
+            for parameter in decoder.parameters():
+                noise = torch.randn(parameter.shape, generator=generator)
+                if parameter.dim() == 1:
+                    parameter.add_(0.2 * noise)
+                else:
+                    parameter.mul_(3.0)
+        return decoder
+
+    return make
