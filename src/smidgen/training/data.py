@@ -1,0 +1,33 @@
+"""What the loop asks of training data."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol
+
+from smidgen.training.objectives import ArrayBatch
+
+
+class Sequences(Protocol):
+    """An endless stream of sequences, numbered from 0; a number always means the same sequence."""
+
+    @property
+    def per_epoch(self) -> int:
+        """Sequences in one pass over the data."""
+
+    def batch(self, start: int, count: int) -> ArrayBatch:
+        """Sequences number start … start + count - 1."""
+
+
+@dataclass(frozen=True, slots=True)
+class TrainingData:
+    """Training and validation sequences, and what identifies them."""
+
+    train: Sequences
+    validation: Sequences | None
+    """The sequences of one evaluation; None where the data has none."""
+    fingerprint: str
+    """Digest of the data's identity: a run goes on only with the data it began with."""
+    train_bytes_per_token: float | None
+    """Bytes of text for each label; None where the number of bytes is not known."""
+    validation_bytes_per_token: float | None

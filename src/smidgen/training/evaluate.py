@@ -1,0 +1,66 @@
+"""Loss on held-out data."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+
+from smidgen.model import Decoder
+from smidgen.training.data import Sequences
+from smidgen.training.objectives import Objective, to_device
+
+
+@dataclass(frozen=True, slots=True)
+class Evaluation:
+    """A model's loss on a fixed set of sequences."""
+
+    loss: float
+    """Mean over the weight of the objective: nats a token for language modelling."""
+    weight: float
+    """What the sum was divided by: the number of tokens for language modelling."""
+    bits_per_byte: float | None
+    """Loss in bits for each byte of text; None where the number of bytes is not known."""
+
+    @property
+    def perplexity(self) -> float:
+        return math.exp(self.loss) if self.loss < 700 else math.inf
+
+
+def bits_per_byte(loss: float | None, bytes_per_token: float | None) -> float | None:
+    """Nats a token as bits a byte of text."""
+    return None if loss is None or bytes_per_token is None else loss / math.log(2) / bytes_per_token
+
+
+@torch.no_grad()
+def evaluate(
+    model: Decoder,
+    objective: Objective,
+    data: Sequences,
+    batch_size: int,
+    device: torch.device,
+    bytes_per_token: float | None = None,
+    cancelled: Callable[[], bool] = lambda: False,
+) -> Evaluation | None:
+    """The mean loss over one epoch of `data`, without dropout; None if `cancelled` became true meanwhile.
+
+    Sums of batches are float32, their total is float64, so the result hardly depends on `batch_size`.
+    """
+    was_training = model.training
+    model.eval()
+    totals, weights = [], []
+    for start in range(0, data.per_epoch, batch_size):
+        if cancelled():
+            break
+        batch = to_device(data.batch(start, min(batch_size, data.per_epoch - start)), device)
+        total, weight, _ = objective.loss(model, batch)
+        totals.append(total)
+        weights.append(weight)
+    model.train(was_training)
+    if cancelled():
+        return None
+    weight_sum = torch.stack(weights).cpu().double().sum().item()
+    loss = torch.stack(totals).cpu().double().sum().item() / weight_sum
+    return Evaluation(loss, weight_sum, bits_per_byte(loss, bytes_per_token))

@@ -1,0 +1,284 @@
+"""The training loop: one for every objective."""
+
+from __future__ import annotations
+
+import math
+import os
+import shutil
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeVar, cast
+
+import torch
+from torch import Tensor
+
+from smidgen.config import Config, dump_config, load_config
+from smidgen.folders.atomic import write_text
+from smidgen.folders.run import RunFolder
+from smidgen.model import Decoder, count_parameters, flops_per_token
+from smidgen.runtime.errors import ConfigError, TrainingError
+from smidgen.runtime.protocols import Tokenizer
+from smidgen.training.data import TrainingData
+from smidgen.training.devices import device_name, peak_flops, resolve_device
+from smidgen.training.evaluate import bits_per_byte, evaluate
+from smidgen.training.interrupts import StopSignals
+from smidgen.training.metrics import MetricsFile, drop_after
+from smidgen.training.objectives import Objective, to_device
+from smidgen.training.observer import Observer, Plan, Summary
+from smidgen.training.optimizers import average_and_clip, make_optimizer, set_rates
+from smidgen.training.precision import apply_precision, compute_dtype, make_scaler
+from smidgen.training.randomness import seed_everything
+from smidgen.training.reporting import Reporter, Workload
+from smidgen.training.resume import Changes, changed_fields
+from smidgen.training.schedules import learning_rate, weight_decay
+from smidgen.training.state import TrainerState, read_trainer_state, restore_state, save_state
+
+AnyCallable = TypeVar("AnyCallable", bound=Callable)
+
+
+@dataclass(frozen=True, slots=True)
+class Task:
+    """What a training is about: all that differs between pretraining and any tuning."""
+
+    objective: Objective
+    data: TrainingData
+    starting_model: Callable[[], Decoder]
+    """Makes the model that a new run begins with; a resumed run loads its own."""
+    tokenizer: Tokenizer | None
+    """Written into every checkpoint, so that it is a complete model folder."""
+
+
+@dataclass(frozen=True, slots=True)
+class Origin:
+    """Where a run stands when this process takes it up."""
+
+    state: TrainerState
+    checkpoint: Path | None
+    """The checkpoint to go on from; None for a new run."""
+    changes: Changes
+    """Fields that the new configuration changes."""
+
+
+def train(config: Config, task: Task, run_path: str | Path, observer: Observer | None = None) -> Summary:
+    """Train until `training.max_steps` or `training.epochs`, in the run folder `run_path`; resume it if it exists.
+
+    A resumed run ends with the same weights, to the bit, as one that was never stopped (on the same machine). A
+    finished run returns at once. SIGINT and SIGTERM end the run after the step at hand and a checkpoint.
+    Raises ConfigError or TrainingError before any work where the configuration does not fit the run or the machine.
+    """
+    run = RunFolder(run_path)
+    total_steps = count_steps(config, task.data.train.per_epoch)
+    device = resolve_device(config.training.device)
+    with run.locked(), StopSignals() as signals:
+        origin = find_origin(config, task, run)
+        state, checkpoint = origin.state, origin.checkpoint
+        first_step = state.step
+        if state.step < total_steps:
+            checkpoint = Trainer(config, task, run, device, total_steps, signals, origin, observer or Observer()).run()
+        best = run.best_validation_loss()
+        return Summary(
+            run=run.path,
+            steps=state.step,
+            total_steps=total_steps,
+            steps_taken=state.step - first_step,
+            tokens=state.tokens,
+            seconds=state.seconds,
+            best_validation_loss=best,
+            best_bits_per_byte=bits_per_byte(best, task.data.validation_bytes_per_token),
+            checkpoint=checkpoint,
+            stopped_by=signals.received if state.step < total_steps else None,
+        )
+
+
+def count_steps(config: Config, sequences_per_epoch: int) -> int:
+    """Optimiser steps of the training; epochs are rounded up to whole steps."""
+    training = config.training
+    if training.max_steps is not None:
+        return training.max_steps
+    if training.epochs is None:
+        raise ConfigError("training.max_steps = null: nothing says when to stop; set it, or training.epochs")
+    steps = math.ceil(
+        training.epochs * sequences_per_epoch / (training.batch_size * training.gradient_accumulation_steps)
+    )
+    if training.schedule.warmup_steps >= steps > 1:
+        raise ConfigError(
+            f"training.schedule.warmup_steps = {training.schedule.warmup_steps}: training.epochs {training.epochs:g}"
+            f" of this data are only {steps} steps; use about {max(1, steps // 10)}"
+        )
+    return steps
+
+
+def find_origin(config: Config, task: Task, run: RunFolder) -> Origin:
+    """The checkpoint that a run goes on from, after checking that data and configuration still fit it."""
+    checkpoint = run.resume_point()
+    if checkpoint is None:
+        return Origin(TrainerState(task.data.fingerprint), None, {})
+    changes = changed_fields(load_config(run.config_path), config)
+    state = read_trainer_state(checkpoint)
+    if state.data_fingerprint != task.data.fingerprint:
+        raise TrainingError(
+            f"data.path = {config.data.path}: not the data that {run.path} was trained on; name that or another --run"
+        )
+    return Origin(state, checkpoint, changes)
+
+
+class Trainer:
+    """One run in one process: everything that `run` needs is made on construction."""
+
+    def __init__(
+        self,
+        config: Config,
+        task: Task,
+        run: RunFolder,
+        device: torch.device,
+        total_steps: int,
+        signals: StopSignals,
+        origin: Origin,
+        observer: Observer,
+    ) -> None:
+        training = config.training
+        self.training, self.task, self.run_folder, self.device = training, task, run, device
+        self.total_steps, self.signals, self.observer = total_steps, signals, observer
+        self.state, self.checkpoint = origin.state, origin.checkpoint
+        self.saved_step = origin.state.step
+        self.begun = time.perf_counter() - self.state.seconds
+
+        seed_everything(training.seed)
+        self.model = self._starting_model().to(device)
+        apply_precision(self.model, training.precision, device)
+        self.model.set_dropout(training.dropout)
+        self.model.train()
+        self.loss = compiled(task.objective.loss) if training.compile else task.objective.loss
+        seq_len = training.seq_len or config.model.max_seq_len
+        self.tokens_per_pass = training.batch_size * seq_len
+        self.optimizer = make_optimizer(self.model, training.optimizer)
+        self.scaler = make_scaler(training.precision, device, self.tokens_per_pass)
+        if self.checkpoint is not None:
+            restore_state(self.checkpoint, self.model, self.optimizer, self.scaler, device)
+            run.refresh(training.keep_last)
+
+        write_text(run.config_path, dump_config(config))
+        drop_after(run.metrics_path, self.state.step)
+        self.metrics = MetricsFile(run.metrics_path)
+        if self.checkpoint is not None:
+            self.metrics.write("resume", self.state.step, changes=origin.changes)
+        workload = Workload(
+            tokens_per_step=self.tokens_per_pass * training.gradient_accumulation_steps,
+            flops_per_token=flops_per_token(config.model, seq_len),
+            peak_flops=peak_flops(device, compute_dtype(training.precision)),
+            bytes_per_token=task.data.train_bytes_per_token,
+        )
+        observer.started(
+            Plan(
+                config=config,
+                run=run.path,
+                num_parameters=count_parameters(config.model),
+                device=device_name(device),
+                peak_flops=workload.peak_flops,
+                total_steps=total_steps,
+                tokens_per_step=workload.tokens_per_step,
+                sequences_per_epoch=task.data.train.per_epoch,
+                resumed_from=self.checkpoint,
+                first_step=self.state.step,
+                changes=origin.changes,
+            )
+        )
+        self.reporter = Reporter(self.state, workload, self.metrics, observer, self.scaler.is_enabled())
+
+    def run(self) -> Path | None:
+        """Take the steps that are left, or those until a signal; returns the last checkpoint."""
+        training, state = self.training, self.state
+        while state.step < self.total_steps and self.signals.received is None:
+            state.step += 1
+            lr = learning_rate(training, state.step, self.total_steps)
+            decay = weight_decay(training, state.step, self.total_steps)
+            set_rates(self.optimizer, lr, decay)
+            figures = self._accumulate_gradients()
+            figures["grad_norm"] = self._update_weights(figures["weight"])
+            state.seconds = time.perf_counter() - self.begun
+            self.reporter.step(figures, lr, decay, logged=self._due(training.log_every))
+            if self._due(training.eval_every) or self._due(training.checkpoint_every):
+                with self.reporter.paused():
+                    self._evaluate_and_save()
+        if self.signals.received is not None and self.saved_step < state.step:
+            self.observer.stopping(self.signals.received)
+            self.reporter.settle()
+            self._save(validation_loss=None)
+        self.metrics.close()
+        return self.checkpoint
+
+    def _starting_model(self) -> Decoder:
+        if self.checkpoint is None:
+            return self.task.starting_model()
+        from smidgen.folders import load
+
+        return load(self.checkpoint / "model")
+
+    def _accumulate_gradients(self) -> dict[str, Tensor]:
+        """Forward and backward passes of a step; returns the sums of loss, weight and the objective's figures."""
+        self.optimizer.zero_grad(set_to_none=True)
+        sums: dict[str, Tensor] = {}
+        for _ in range(self.training.gradient_accumulation_steps):
+            batch = to_device(self.task.data.train.batch(self.state.cursor, self.training.batch_size), self.device)
+            loss, weight, figures = self.loss(self.model, batch)
+            self.scaler.scale(loss).backward()
+            for name, value in {"loss": loss.detach(), "weight": weight, **figures}.items():
+                sums[name] = sums[name] + value if name in sums else value
+            self.state.cursor += self.training.batch_size
+            self.state.tokens += self.tokens_per_pass
+        return sums
+
+    def _update_weights(self, weight: Tensor) -> Tensor:
+        """Divide the summed gradient by the summed weight, clip, take the step; returns the norm before clipping."""
+        self.scaler.unscale_(self.optimizer)
+        norm = average_and_clip(self.model.parameters(), weight, self.training.gradient_clip)
+        self.scaler.step(self.optimizer)
+        self.scaler.update()
+        return norm
+
+    def _due(self, every: int) -> bool:
+        return self.state.step % every == 0 or self.state.step == self.total_steps
+
+    def _evaluate_and_save(self) -> None:
+        """Measure the validation loss; every checkpoint gets its own, so that the best of them can be told."""
+        evaluation, data = None, self.task.data
+        if data.validation is not None:
+            self.observer.evaluating(self.state.step)
+            evaluation = evaluate(
+                self.model,
+                self.task.objective,
+                data.validation,
+                self.training.batch_size,
+                self.device,
+                data.validation_bytes_per_token,
+                cancelled=lambda: self.signals.received is not None,
+            )
+        if evaluation is not None:
+            self.reporter.evaluation(evaluation)
+        if self._due(self.training.checkpoint_every):
+            self._save(None if evaluation is None else evaluation.loss)
+
+    def _save(self, validation_loss: float | None) -> None:
+        from smidgen.folders import save
+
+        def write(folder: Path) -> None:
+            save(self.model, folder / "model", self.task.tokenizer)
+            save_state(folder / "state", self.state, self.model, self.optimizer, self.scaler, self.device)
+
+        self.state.seconds = time.perf_counter() - self.begun
+        self.metrics.sync()
+        self.checkpoint = self.run_folder.write_checkpoint(
+            self.state.step, write, validation_loss, self.training.keep_last
+        )
+        self.saved_step = self.state.step
+        self.observer.saved(self.state.step, self.checkpoint)
+
+
+def compiled(function: AnyCallable) -> AnyCallable:
+    """`function` under torch.compile. Raises ConfigError where the C++ compiler that it needs is not installed."""
+    candidates = [os.environ.get("CXX", ""), "g++", "clang++", "c++"]
+    if not any(shutil.which(name) for name in candidates if name):
+        raise ConfigError("training.compile = true: needs a C++ compiler; install g++ or leave training.compile false")
+    return cast(AnyCallable, torch.compile(function))

@@ -1,0 +1,105 @@
+import pytest
+import torch
+from torch import nn
+
+from smidgen.config import AdamW
+from smidgen.runtime.errors import TrainingError
+from smidgen.training.optimizers import (
+    average_and_clip,
+    load_optimizer_tensors,
+    make_optimizer,
+    optimizer_tensors,
+    set_rates,
+)
+
+
+class Tied(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.embedding = nn.Embedding(5, 4)
+        self.linear = nn.Linear(4, 4)
+        self.norm = nn.LayerNorm(4)
+        self.head = nn.Linear(4, 5, bias=False)
+        self.head.weight = self.embedding.weight
+
+    def forward(self, ids):
+        return self.head(self.norm(self.linear(self.embedding(ids))))
+
+
+def step(model, optimizer):
+    optimizer.zero_grad()
+    model(torch.arange(5)).square().sum().backward()
+    optimizer.step()
+
+
+def test_matrices_decay_and_vectors_do_not_and_a_tied_weight_is_there_once():
+    model = Tied()
+    optimizer = make_optimizer(model, AdamW(weight_decay=0.1))
+    set_rates(optimizer, 1e-3, 0.1)
+    decay = {id(p): group["weight_decay"] for group in optimizer.param_groups for p in group["params"]}
+    assert decay[id(model.embedding.weight)] == 0.1
+    assert decay[id(model.linear.weight)] == 0.1
+    assert decay[id(model.linear.bias)] == decay[id(model.norm.weight)] == 0.0
+    assert sum(len(group["params"]) for group in optimizer.param_groups) == len(list(model.parameters())) == 5
+    assert {group["lr"] for group in optimizer.param_groups} == {1e-3}
+
+
+def test_the_configured_betas_and_eps_are_used():
+    group = make_optimizer(Tied(), AdamW(betas=(0.8, 0.99), eps=1e-6)).param_groups[0]
+    assert (group["betas"], group["eps"]) == ((0.8, 0.99), 1e-6)
+
+
+def test_state_round_trips_to_the_bit():
+    torch.manual_seed(0)
+    first, second = Tied(), Tied()
+    one = make_optimizer(first, AdamW())
+    set_rates(one, 1e-2, 0.1)
+    for _ in range(3):
+        step(first, one)
+    second.load_state_dict(first.state_dict())
+    two = make_optimizer(second, AdamW())
+    load_optimizer_tensors(two, second, {name: t.clone() for name, t in optimizer_tensors(one, first).items()})
+    set_rates(two, 1e-2, 0.1)
+    for _ in range(3):
+        step(first, one)
+        step(second, two)
+    assert all(torch.equal(a, b) for a, b in zip(first.parameters(), second.parameters(), strict=True))
+
+
+def test_state_of_another_model_is_refused():
+    model = Tied()
+    optimizer = make_optimizer(model, AdamW())
+    step(model, optimizer)
+    tensors = optimizer_tensors(optimizer, model)
+    fresh = Tied()
+    with pytest.raises(TrainingError, match="no_such"):
+        load_optimizer_tensors(make_optimizer(fresh, AdamW()), fresh, {"no_such.exp_avg": torch.zeros(1)})
+    with pytest.raises(TrainingError, match=r"embedding.weight.exp_avg \[2, 2\]"):
+        wrong = {**tensors, "embedding.weight.exp_avg": torch.zeros(2, 2)}
+        load_optimizer_tensors(make_optimizer(fresh, AdamW()), fresh, wrong)
+    with pytest.raises(TrainingError, match="norm.bias: missing"):
+        partial = {name: t for name, t in tensors.items() if not name.startswith("norm.bias")}
+        load_optimizer_tensors(make_optimizer(fresh, AdamW()), fresh, partial)
+
+
+@pytest.mark.parametrize("max_norm", [None, 0.5, 1e6])
+def test_average_and_clip_equals_torch_on_the_mean_gradient(max_norm):
+    torch.manual_seed(1)
+    summed = [nn.Parameter(torch.zeros(3, 4)), nn.Parameter(torch.zeros(5)), nn.Parameter(torch.zeros(2))]
+    mean = [nn.Parameter(p.detach().clone()) for p in summed]
+    for p, q in zip(summed[:2], mean[:2], strict=True):
+        p.grad = torch.randn_like(p)
+        q.grad = p.grad / 8
+    norm = average_and_clip(summed, torch.tensor(8), max_norm)
+    expected = torch.nn.utils.clip_grad_norm_(mean, float("inf") if max_norm is None else max_norm)
+    torch.testing.assert_close(norm, expected)
+    for p, q in zip(summed[:2], mean[:2], strict=True):
+        torch.testing.assert_close(p.grad, q.grad)
+    assert summed[2].grad is None
+
+
+def test_a_step_without_any_label_changes_no_gradient_to_nan():
+    p = nn.Parameter(torch.zeros(2))
+    p.grad = torch.zeros(2)
+    average_and_clip([p], torch.tensor(0), 1.0)
+    assert torch.equal(p.grad, torch.zeros(2))
