@@ -1,0 +1,229 @@
+"""The engine against the plain decoder: batching, chunks and slots must not change what a request gets."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import pytest
+import torch
+
+from smidgen.config import load_config
+from smidgen.inference.engine import TorchEngine
+from smidgen.inference.frozen import frozen
+from smidgen.model import Decoder
+from smidgen.runtime import ContextLengthError, Event, SamplingParams, TokenizerError
+
+DTYPES = {
+    "elite-tiny": torch.float32,
+    "gemma3-tiny": torch.float32,
+    # Rounded activations are chaotic: a difference of 1e-7 flips a code.
+    "tilda-tiny": torch.float64,
+    "tinylm-tiny": torch.float64,
+    "tinylm-gqa-tiny": torch.float64,
+}
+PROMPT_LENGTHS = (5, 70, 1, 33, 18)
+
+
+def make_model(preset: str, dtype: torch.dtype = torch.float32) -> Decoder:
+    """Weights large enough that every context gives another distribution."""
+    overrides: dict[str, object] = {"model.vocab_size": 300, "model.num_layers": 2}
+    if preset == "gemma3-tiny":
+        # With random weights a scaled embedding that is also the head repeats its input.
+        overrides = {"model.vocab_size": 300, "model.tie_word_embeddings": False}
+    model = Decoder(load_config(preset, overrides).model).initialize(0).eval().to(dtype)
+    torch.manual_seed(0)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.dim() > 1:
+                parameter.normal_(std=0.15)
+    return model
+
+
+def make_prompts(lengths: Sequence[int] = PROMPT_LENGTHS) -> list[list[int]]:
+    generator = torch.Generator().manual_seed(1)
+    return [torch.randint(0, 300, (length,), generator=generator).tolist() for length in lengths]
+
+
+def greedy_without_engine(model: Decoder, prompt: Sequence[int], count: int) -> list[int]:
+    """Every token from a full forward pass without a cache."""
+    ids = list(prompt)
+    with torch.inference_mode():
+        for _ in range(count):
+            ids.append(int(model(torch.tensor([ids]))[0, -1].argmax()))
+    return ids[len(prompt) :]
+
+
+def run(engine: TorchEngine, requests: Sequence[int]) -> dict[int, list[Event]]:
+    events: dict[int, list[Event]] = {request: [] for request in requests}
+    for _ in range(10_000):
+        for event in engine.step():
+            events[event.request].append(event)
+        if all(history and history[-1].finish_reason for history in events.values()):
+            return events
+    raise AssertionError("the requests did not end")
+
+
+def tokens(engine: TorchEngine, prompts: Sequence[Sequence[int]], params: SamplingParams) -> list[list[int | None]]:
+    requests = [engine.submit(prompt, params) for prompt in prompts]
+    events = run(engine, requests)
+    return [[event.token for event in events[request]] for request in requests]
+
+
+@pytest.mark.parametrize("preset", DTYPES)
+@pytest.mark.parametrize("prefill_chunk", [512, 16])
+def test_batch_equals_each_request_alone(preset: str, prefill_chunk: int) -> None:
+    """More prompts than slots, of unequal length, past the sliding window; the oracle has neither cache nor batch."""
+    model, prompts = make_model(preset, DTYPES[preset]), make_prompts()
+    engine = TorchEngine(model, max_batch_size=3, prefill_chunk=prefill_chunk)
+    counts = [12, 3, 20, 7, 12]
+    requests = [
+        engine.submit(prompt, SamplingParams(max_new_tokens=count, temperature=0))
+        for prompt, count in zip(prompts, counts, strict=True)
+    ]
+    events = run(engine, requests)
+    for request, prompt, count in zip(requests, prompts, counts, strict=True):
+        expected = greedy_without_engine(model, prompt, count)
+        assert [event.token for event in events[request]] == expected
+        assert len(set(expected)) > 1
+        assert [event.finish_reason for event in events[request]] == [None] * (count - 1) + ["length"]
+
+
+def test_requests_join_while_others_run() -> None:
+    model, prompts = make_model("elite-tiny"), make_prompts()
+    engine = TorchEngine(model, max_batch_size=2, prefill_chunk=8)
+    params = SamplingParams(max_new_tokens=10, temperature=0)
+    requests: list[int] = []
+    events: dict[int, list[int | None]] = {}
+    for step in range(200):
+        if step % 5 == 0 and len(requests) < len(prompts):
+            requests.append(engine.submit(prompts[len(requests)], params))
+        for event in engine.step():
+            events.setdefault(event.request, []).append(event.token)
+    assert [events[request] for request in requests] == [greedy_without_engine(model, p, 10) for p in prompts]
+
+
+def test_seeded_samples_do_not_depend_on_the_batch() -> None:
+    model, prompts = make_model("elite-tiny", torch.float64), make_prompts()
+    params = SamplingParams(max_new_tokens=10, temperature=0.9, top_p=0.9, repetition_penalty=1.1, seed=3)
+    together = tokens(TorchEngine(model, max_batch_size=4), prompts, params)
+    for prompt, expected in zip(prompts, together, strict=True):
+        assert tokens(TorchEngine(model, max_batch_size=1), [prompt], params) == [expected]
+
+
+def test_prompts_share_one_pass() -> None:
+    """Prompts that arrive together are prefilled together, and active rows share every decoding pass."""
+    engine = TorchEngine(make_model("elite-tiny"), max_batch_size=4)
+    for prompt in make_prompts((3, 9, 5, 7)):
+        engine.submit(prompt, SamplingParams(max_new_tokens=3, temperature=0))
+    assert [len(engine.step()) for _ in range(4)] == [4, 4, 4, 0]
+
+
+def test_end_tokens() -> None:
+    model, [prompt, *_] = make_model("elite-tiny"), make_prompts()
+    expected = greedy_without_engine(model, prompt, 8)
+    end = next(token for i, token in enumerate(expected) if i >= 2 and token not in expected[:i])
+    stop = expected.index(end)
+    engine = TorchEngine(model, eos_ids=(end,))
+    greedy = {"max_new_tokens": 8, "temperature": 0.0}
+    requests = [
+        engine.submit(prompt, SamplingParams(**greedy)),  # type: ignore[arg-type]
+        engine.submit(prompt, SamplingParams(**greedy, ignore_eos=True)),  # type: ignore[arg-type]
+        engine.submit(prompt, SamplingParams(**greedy, ignore_eos=True, stop_token_ids=(expected[0],))),  # type: ignore[arg-type]
+        engine.submit(prompt, SamplingParams(max_new_tokens=stop + 1, temperature=0)),
+    ]
+    events = run(engine, requests)
+    assert [[event.token for event in events[request]] for request in requests] == [
+        expected[: stop + 1],
+        expected,
+        expected[:1],
+        expected[: stop + 1],
+    ]
+    assert [events[request][-1].finish_reason for request in requests] == ["stop", "length", "stop", "stop"]
+
+
+def test_cancel() -> None:
+    engine = TorchEngine(make_model("elite-tiny"), max_batch_size=1)
+    params = SamplingParams(max_new_tokens=50, temperature=0)
+    active, waiting, last = (engine.submit([1, 2, 3], params) for _ in range(3))
+    engine.step()
+    engine.cancel(active)
+    engine.cancel(waiting)
+    engine.cancel(999)
+    first, second, third = engine.step()
+    assert (first.request, first.token, first.finish_reason) == (active, None, "cancelled")
+    assert (second.request, second.token, second.finish_reason) == (waiting, None, "cancelled")
+    assert third.request == last
+    engine.cancel(active)
+    assert [event.request for event in engine.step()] == [last]
+
+
+def test_nothing_left_ends_the_request() -> None:
+    """When the n-gram rule forbids the whole vocabulary there is no token to give."""
+    model = Decoder(load_config("elite-tiny", {"model.vocab_size": 5, "model.num_layers": 1}).model).initialize(0)
+    engine = TorchEngine(model)
+    params = SamplingParams(max_new_tokens=20, temperature=0, no_repeat_ngram_size=1)
+    [answer] = tokens(engine, [[0, 3]], params)
+    assert sorted(token for token in answer if token is not None) == [1, 2, 4]
+    assert answer[-1] is None
+
+
+def test_context_can_be_filled_but_not_exceeded() -> None:
+    model = make_model("elite-tiny")
+    engine = TorchEngine(model, max_batch_size=1, max_seq_len=20)
+    [prompt] = make_prompts((12,))
+    [answer] = tokens(engine, [prompt], SamplingParams(max_new_tokens=8, temperature=0))
+    assert answer == greedy_without_engine(model, prompt, 8)
+    with pytest.raises(ContextLengthError, match=r"12 prompt tokens \+ max_new_tokens = 9 exceed the context of 20"):
+        engine.submit(prompt, SamplingParams(max_new_tokens=9))
+    with pytest.raises(ContextLengthError, match="max_seq_len = 257"):
+        TorchEngine(model, max_seq_len=257)
+
+
+@pytest.mark.parametrize(("prompt", "message"), [([], "no tokens"), ([1, 300], "300 is outside"), ([-1], "-1 is")])
+def test_prompts_that_are_refused(prompt: list[int], message: str) -> None:
+    engine = TorchEngine(make_model("elite-tiny"), max_batch_size=1)
+    with pytest.raises(TokenizerError, match=message):
+        engine.submit(prompt, SamplingParams())
+    assert engine.step() == []
+
+
+def test_logprobs() -> None:
+    model, [prompt, *_] = make_model("elite-tiny"), make_prompts()
+    engine = TorchEngine(model)
+    request = engine.submit(prompt, SamplingParams(max_new_tokens=1, temperature=0.5, top_k=5, seed=0, logprobs=2))
+    [event] = run(engine, [request])[request]
+    reference = model(torch.tensor([prompt]))[0, -1].detach().log_softmax(-1)
+    assert event.token is not None
+    assert event.logprob == pytest.approx(float(reference[event.token]), abs=1e-4)
+    assert [token for token, _ in event.top_logprobs] == reference.topk(2).indices.tolist()
+
+
+@pytest.mark.parametrize("preset", DTYPES)
+@pytest.mark.parametrize("compute_dtype", [None, torch.bfloat16])
+def test_frozen_model_computes_the_same(preset: str, compute_dtype: torch.dtype | None) -> None:
+    model = make_model(preset)
+    model.compute_dtype = compute_dtype
+    model.train()
+    ids = torch.tensor(make_prompts((40,)))
+    with torch.inference_mode():
+        logits = frozen(model)(ids)
+        expected = model.eval()(ids)
+    if preset == "gemma3-tiny" and compute_dtype is not None:
+        # The scaled embedding is rounded once more.
+        assert float((logits - expected).abs().max() / expected.abs().max()) < 0.05
+    else:
+        assert torch.equal(logits, expected)
+
+
+def test_freezing_leaves_the_model_alone_and_shares_what_it_can() -> None:
+    model = make_model("elite-tiny").train()
+    copy = frozen(model)
+    assert model.training
+    assert not copy.training
+    assert all(
+        ours.data_ptr() == theirs.data_ptr() and ours.requires_grad
+        for ours, theirs in zip(model.parameters(), copy.parameters(), strict=True)
+    )
+    model.compute_dtype = torch.bfloat16
+    assert frozen(model).head_weight.dtype == torch.bfloat16
+    assert model.head_weight.dtype == torch.float32
