@@ -25,7 +25,7 @@ def cross_entropy(hidden: Tensor, head_weight: Tensor, labels: Tensor) -> tuple[
     if torch.is_grad_enabled() and (hidden.requires_grad or head_weight.requires_grad):
         return _ChunkedCrossEntropy.apply(hidden, head_weight, labels), count
     weight = head_weight.to(hidden.dtype)
-    parts = [_chunk_loss(hidden[rows] @ weight.T, labels[rows])[0] for rows in _chunks(hidden, weight)]
+    parts = [_summed_loss(_log_probabilities(hidden[rows], weight), labels[rows]) for rows in _chunks(hidden, weight)]
     return torch.stack(parts).sum(), count
 
 
@@ -37,13 +37,14 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
         grad_weight: Tensor | None = None
         total = hidden.new_zeros((), dtype=_loss_dtype(hidden))
         for rows in _chunks(hidden, weight):
-            logits = hidden[rows] @ weight.T
-            loss, probabilities = _chunk_loss(logits, labels[rows])
-            total += loss
+            log_probabilities = _log_probabilities(hidden[rows], weight)
+            total += _summed_loss(log_probabilities, labels[rows])
             kept = labels[rows] != IGNORED
-            positions = kept.nonzero(as_tuple=True)[0]
-            probabilities[positions, labels[rows][positions]] -= 1
-            grad_logits = (probabilities * kept[:, None]).to(hidden.dtype)
+            # d loss / d logits is the probabilities, less 1 at the label; 0 where there is none. All in place.
+            gradient = log_probabilities.exp_()
+            gradient.scatter_add_(1, labels[rows].clamp(min=0)[:, None], -gradient.new_ones(len(kept), 1))
+            gradient.index_fill_(0, (~kept).nonzero()[:, 0], 0.0)
+            grad_logits = gradient.to(hidden.dtype)
             grad_hidden[rows] = grad_logits @ weight
             part = (grad_logits.T @ hidden[rows]).to(head_weight.dtype)
             grad_weight = part if grad_weight is None else grad_weight.add_(part)
@@ -57,13 +58,14 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
         return grad_hidden * grad_total.to(grad_hidden.dtype), grad_weight * grad_total, None
 
 
-def _chunk_loss(logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-    """Summed loss of a chunk, and its probabilities [n, V] in float32."""
-    logits = logits.to(_loss_dtype(logits))
-    log_probabilities = logits.log_softmax(-1)
-    kept = labels != IGNORED
+def _log_probabilities(hidden: Tensor, weight: Tensor) -> Tensor:
+    """Log-softmax of a chunk's logits, [n, V] in float32 (float64 for float64 states)."""
+    return (hidden @ weight.T).log_softmax(-1, dtype=_loss_dtype(hidden))
+
+
+def _summed_loss(log_probabilities: Tensor, labels: Tensor) -> Tensor:
     chosen = log_probabilities.gather(1, labels.clamp(min=0)[:, None])[:, 0]
-    return -(chosen * kept).sum(), log_probabilities.exp()
+    return -chosen.where(labels != IGNORED, 0.0).sum()
 
 
 def _loss_dtype(x: Tensor) -> torch.dtype:

@@ -1,0 +1,110 @@
+"""Parameters, FLOPs and memory of a model: a preset, a configuration file, or any model folder.
+
+Example: smidgen info elite-112m --training.batch_size 4
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from smidgen.config import Config, ModelConfig
+
+OVERRIDES = True
+TOKENS_PER_PARAMETER = 20
+"""Compute-optimal training tokens a parameter (Hoffmann et al., 2022)."""
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("model", help="a preset, a YAML file, or a model, checkpoint, run or Hugging Face folder")
+    parser.add_argument("--json", action="store_true", help="print the figures as JSON")
+
+
+def run(args: argparse.Namespace) -> int:
+    figures = collect(*_resolve(args.model, args.overrides))
+    if args.json:
+        json.dump(figures, sys.stdout, indent=2)
+        print()
+    else:
+        _print(args.model, figures)
+    return 0
+
+
+def _resolve(name: str, overrides: list[str]) -> tuple[ModelConfig, Config | None]:
+    from smidgen.config import load_config, preset_names
+    from smidgen.runtime.errors import ConfigError
+
+    path = Path(name)
+    if name in preset_names() or path.is_file() or (path / "config.yaml").is_file() or not path.exists():
+        config = load_config(name, overrides)
+        return config.model, config
+    if overrides:
+        raise ConfigError(f"{overrides[0]}: a model folder's configuration is fixed; overrides go with a preset")
+    from smidgen.folders import load_model_section
+
+    return load_model_section(path), None
+
+
+def collect(model: ModelConfig, config: Config | None) -> dict[str, Any]:
+    """Every figure of `smidgen info`, as plain numbers."""
+    from smidgen.model import cache_elements_per_token, count_by_part, flops_per_token
+
+    parts = count_by_part(model)
+    parameters = sum(parts.values())
+    seq_len = model.max_seq_len if config is None else config.training.seq_len or model.max_seq_len
+    figures: dict[str, Any] = {
+        "parameters": parameters,
+        "parameters_by_part": parts,
+        "training_flops_per_token": flops_per_token(model, seq_len),
+        "seq_len": seq_len,
+        "max_seq_len": model.max_seq_len,
+        "weights_bytes": {"float32": parameters * 4, "bf16": parameters * 2},
+        "cache_elements_per_token": cache_elements_per_token(model),
+        "cache_bytes_at_max_seq_len": _cache_bytes(model),
+        "training_state_bytes": parameters * 16,
+        "compute_optimal_tokens": parameters * TOKENS_PER_PARAMETER,
+    }
+    if config is not None:
+        training = config.training
+        tokens = training.batch_size * training.gradient_accumulation_steps * seq_len
+        figures["tokens_per_step"] = tokens
+        figures["training_tokens"] = None if training.max_steps is None else tokens * training.max_steps
+    return figures
+
+
+def _cache_bytes(model: ModelConfig) -> int:
+    """The bf16 cache of one sequence of full length; sliding layers hold a window only."""
+    import torch
+
+    from smidgen.model import load_architecture
+
+    with torch.device("meta"):
+        decoder = load_architecture(model)
+        decoder.compute_dtype = torch.bfloat16
+        return decoder.new_cache(1).nbytes
+
+
+def _print(name: str, figures: dict[str, Any]) -> None:
+    from smidgen.cli.tables import format_bytes, format_count, print_table
+
+    parts = figures["parameters_by_part"]
+    rows = [["parameters", f"{figures['parameters']:,}", ""]]
+    rows += [["", f"{count:,}", part.replace("_", " ")] for part, count in parts.items() if count]
+    flops = figures["training_flops_per_token"]
+    rows += [
+        ["training", format_count(flops), f"FLOPs a token at {figures['seq_len']:,} tokens a sequence"],
+        ["", format_bytes(figures["training_state_bytes"]), "weights, gradients and AdamW's moments in float32"],
+        ["", format_count(figures["compute_optimal_tokens"]), f"tokens at {TOKENS_PER_PARAMETER} a parameter"],
+    ]
+    if figures.get("training_tokens"):
+        rows.append(["", format_count(figures["training_tokens"]), "tokens in this configuration's steps"])
+    rows += [
+        ["running", format_bytes(figures["weights_bytes"]["bf16"]), "weights in bf16"],
+        ["", format_bytes(figures["weights_bytes"]["float32"]), "weights in float32"],
+        ["", format_bytes(figures["cache_bytes_at_max_seq_len"]), f"bf16 cache of {figures['max_seq_len']:,} tokens"],
+    ]
+    print_table([name, "", ""], rows)
