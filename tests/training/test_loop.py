@@ -1,0 +1,327 @@
+import json
+import math
+import signal
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from smidgen.config import load_config
+from smidgen.folders import load
+from smidgen.folders.run import verify_checkpoint
+from smidgen.model import Decoder
+from smidgen.runtime.errors import ConfigError, TrainingError
+from smidgen.training.loop import count_steps, train
+from smidgen.training.metrics import read_metrics
+from smidgen.training.objectives import LanguageModeling
+from smidgen.training.observer import Observer
+from smidgen.training.schedules import learning_rate
+
+TIMINGS = ("seconds", "tokens_per_second", "mfu")
+
+
+def lines(run, kind="train"):
+    return [line for line in read_metrics(run / "metrics.jsonl") if line["kind"] == kind]
+
+
+def weights(run):
+    return load_file(run / "last" / "model" / "model.safetensors")
+
+
+def assert_same_weights(one, other):
+    assert one.keys() == other.keys()
+    for name in one:
+        assert torch.equal(one[name], other[name]), name
+
+
+def test_a_run_learns_and_leaves_its_folder(make_config, make_task, tmp_path):
+    config = make_config(max_steps=60, keep_last=1, checkpoint_every=20, eval_every=10)
+    summary = train(config, make_task(config), tmp_path / "run")
+    losses = [line["loss"] for line in lines(tmp_path / "run")]
+    assert losses[0] == pytest.approx(math.log(61), abs=0.1)
+    assert losses[-1] < 3.0
+    assert [line["step"] for line in lines(tmp_path / "run", "validation")] == [10, 20, 30, 40, 50, 60]
+    assert load_config(tmp_path / "run" / "config.yaml") == config
+    assert verify_checkpoint(summary.checkpoint).step == summary.steps == summary.total_steps == 60
+    assert summary.best_validation_loss == min(line["loss"] for line in lines(tmp_path / "run", "validation"))
+    assert summary.best_bits_per_byte == pytest.approx(summary.best_validation_loss / math.log(2) / 4)
+    assert summary.tokens == 60 * 4 * 24
+    assert summary.stopped_by is None
+    assert_same_weights(load(tmp_path / "run").state_dict(), weights(tmp_path / "run"))
+
+
+def test_metrics_hold_what_they_say(make_config, make_task, tmp_path):
+    config = make_config(max_steps=9, log_every=4, gradient_clip=None)
+    train(config, make_task(config), tmp_path / "run")
+    every = make_config(max_steps=9, log_every=1, gradient_clip=None)
+    train(every, make_task(every), tmp_path / "every")
+    logged, single = lines(tmp_path / "run"), lines(tmp_path / "every")
+    assert [line["step"] for line in logged] == [4, 8, 9]
+    assert [line["tokens"] for line in logged] == [4 * 96, 8 * 96, 9 * 96]
+    assert [line["lr"] for line in single] == [learning_rate(config.training, step, 9) for step in range(1, 10)]
+    labels = [sum(24 - n % 7 for n in range(4 * step, 4 * step + 4)) for step in range(9)]
+    mean = sum(line["loss"] * n for line, n in zip(single[:4], labels, strict=False)) / sum(labels[:4])
+    assert logged[0]["loss"] == pytest.approx(mean)
+    assert logged[0]["bits_per_byte"] == pytest.approx(mean / math.log(2) / 4)
+    assert logged[0]["grad_norm"] == pytest.approx(sum(line["grad_norm"] for line in single[:4]) / 4)
+    assert all(line["mfu"] > 0 and line["tokens_per_second"] > 0 for line in logged)
+
+
+def test_the_result_does_not_depend_on_how_a_step_is_split(make_config, make_task, tmp_path):
+    trained = {}
+    for batch_size, accumulation in [(8, 1), (2, 4), (1, 8)]:
+        config = make_config(batch_size=batch_size, gradient_accumulation_steps=accumulation, max_steps=6)
+        model = Decoder(config.model).initialize(0).double()
+        train(config, make_task(config, model=model), tmp_path / str(batch_size))
+        trained[batch_size] = dict(model.named_parameters())
+        losses = [line["loss"] for line in lines(tmp_path / str(batch_size))]
+        assert losses == pytest.approx([line["loss"] for line in lines(tmp_path / "8")], rel=1e-6)
+    for batch_size in (2, 1):
+        for name, value in trained[8].items():
+            torch.testing.assert_close(trained[batch_size][name], value, rtol=1e-9, atol=1e-11)
+
+
+def run_with_stop(config, task, path, stop):
+    interrupted = train(config, task, path, stop)
+    assert interrupted.steps == stop.step
+    assert interrupted.stopped_by == stop.number
+    assert verify_checkpoint(path / "last").step == stop.step
+    return train(config, task, path)
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"precision": "bf16", "dropout": 0.1, "gradient_accumulation_steps": 2},
+        {"precision": "fp32", "dropout": 0.3, "log_every": 3},
+        {"precision": "fp16", "gradient_accumulation_steps": 3},
+        {"precision": "fp8_block", "dropout": 0.1},
+        {"precision": "bf16", "dropout": 0.1, "model.linear.kind": "ternary", "model.norm.placement": "sub"},
+        pytest.param(
+            {"precision": "bf16", "dropout": 0.1, "compile": True, "model.num_layers": 1}, marks=pytest.mark.slow
+        ),
+    ],
+    ids=["bf16", "fp32", "fp16", "fp8_block", "ternary", "compile"],
+)
+def test_a_resumed_run_equals_an_uninterrupted_one_to_the_bit(make_config, make_task, stop_at, tmp_path, fields):
+    config = make_config(**fields)
+    task = make_task(config, per_epoch=7)  # several epochs pass, and the stop lies within one
+    train(config, task, tmp_path / "whole")
+    resumed = run_with_stop(config, task, tmp_path / "parts", stop_at(6 if fields.get("log_every") else 5))
+    assert resumed.steps == 12
+    assert_same_weights(weights(tmp_path / "whole"), weights(tmp_path / "parts"))
+    for part in ("optimizer", "random"):
+        one, other = (load_file(tmp_path / name / "last/state" / f"{part}.safetensors") for name in ("whole", "parts"))
+        assert_same_weights(one, other)
+    for kind in ("train", "validation"):
+        whole, parts = (
+            [{k: v for k, v in line.items() if k not in TIMINGS} for line in lines(tmp_path / name, kind)]
+            for name in ("whole", "parts")
+        )
+        assert whole == parts
+
+
+def test_a_window_of_metrics_that_a_stop_cuts_is_whole_after_it(make_config, make_task, stop_at, tmp_path):
+    class Slow(stop_at):
+        """Stops between two lines: SIGINT comes while step 6 is evaluated."""
+
+        def stepped(self, snapshot): ...
+
+        def evaluating(self, step):
+            if step == self.step:
+                signal.raise_signal(self.number)
+
+    config = make_config(log_every=4, eval_every=6, checkpoint_every=100, dropout=0.2)
+    task = make_task(config)
+    train(config, task, tmp_path / "whole")
+    run_with_stop(config, task, tmp_path / "parts", Slow(6))
+    losses = {name: [(line["step"], line["loss"]) for line in lines(tmp_path / name)] for name in ("whole", "parts")}
+    assert losses["whole"] == losses["parts"]
+    # The evaluation was given up for the stop.
+    assert [line["step"] for line in lines(tmp_path / "parts", "validation")] == [12]
+
+
+def test_a_killed_run_goes_on_from_its_last_checkpoint(make_config, make_task, tmp_path):
+    class Killed(Exception):
+        pass
+
+    class Kill(Observer):
+        def stepped(self, snapshot):
+            if snapshot.step == 7:
+                raise Killed
+
+    config = make_config(precision="bf16", dropout=0.1)
+    task = make_task(config)
+    train(config, task, tmp_path / "whole")
+    with pytest.raises(Killed):
+        train(config, task, tmp_path / "killed", Kill())
+    train(config, task, tmp_path / "killed")
+    assert_same_weights(weights(tmp_path / "whole"), weights(tmp_path / "killed"))
+    assert [line["step"] for line in lines(tmp_path / "killed")] == list(range(1, 13))
+
+
+def test_a_damaged_checkpoint_is_passed_over(make_config, make_task, tmp_path):
+    config = make_config()
+    task = make_task(config)
+    train(config, task, tmp_path / "run")
+    expected = weights(tmp_path / "run")
+    state = tmp_path / "run" / "last" / "state" / "optimizer.safetensors"
+    content = bytearray(state.read_bytes())
+    content[-1] ^= 1
+    state.write_bytes(content)
+    assert train(config, task, tmp_path / "run").steps_taken == 4
+    assert_same_weights(expected, weights(tmp_path / "run"))
+
+
+def test_sigterm_stops_too(make_config, make_task, stop_at, tmp_path):
+    config = make_config()
+    assert train(config, make_task(config), tmp_path / "run", stop_at(3, signal.SIGTERM)).stopped_by == signal.SIGTERM
+    assert verify_checkpoint(tmp_path / "run" / "last").step == 3
+
+
+def test_a_finished_run_returns_at_once_and_more_steps_go_on(make_config, make_task, tmp_path):
+    config = make_config()
+    first = train(config, make_task(config), tmp_path / "run")
+    again = train(config, make_task(config), tmp_path / "run")
+    assert (again.steps_taken, again.steps) == (0, 12)
+    assert again.best_validation_loss == first.best_validation_loss
+    longer = make_config(max_steps=16, dropout=0.1, eval_every=8)
+    assert train(longer, make_task(longer), tmp_path / "run").steps_taken == 4
+    assert load_config(tmp_path / "run" / "config.yaml") == longer
+    assert lines(tmp_path / "run", "resume")[-1]["changes"] == {
+        "training.max_steps": [12, 16],
+        "training.dropout": [0.0, 0.1],
+        "training.eval_every": [4, 8],
+    }
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "shown"),
+    [
+        ("model.feed_forward.intermediate_size", 128, r"model.feed_forward.intermediate_size \(64 → 128\)"),
+        ("seed", 2, r"training.seed \(1337 → 2\)"),
+        ("data.sampling", "random_windows", "data.sampling"),
+        ("seq_len", 12, "training.seq_len"),
+    ],
+)
+def test_changes_that_would_change_the_model_are_refused(make_config, make_task, tmp_path, name, value, shown):
+    config = make_config()
+    train(config, make_task(config), tmp_path / "run")
+    changed = make_config(**{name: value, "max_steps": 20})
+    with pytest.raises(TrainingError, match=shown):
+        train(changed, make_task(changed), tmp_path / "run")
+    assert load_config(tmp_path / "run" / "config.yaml") == config
+
+
+def test_other_data_under_a_run_is_refused(make_config, make_task, tmp_path):
+    config = make_config()
+    train(config, make_task(config), tmp_path / "run")
+    with pytest.raises(TrainingError, match="not the data that"):
+        train(config, make_task(config, fingerprint="other"), tmp_path / "run")
+
+
+def test_another_batch_size_skips_and_repeats_no_sequence(make_config, make_task, tmp_path):
+    config = make_config(max_steps=3)
+    train(config, make_task(config), tmp_path / "run")
+    wider = make_config(max_steps=5, batch_size=6)
+    train(wider, make_task(wider), tmp_path / "run")
+    state = json.loads((tmp_path / "run" / "last" / "state" / "trainer.json").read_text())
+    assert state["cursor"] == 3 * 4 + 2 * 6
+
+
+class Diverging(LanguageModeling):
+    """The loss is no number from a chosen pass on."""
+
+    def __init__(self, first):
+        self.passes = 0
+        self.first = first
+
+    def loss(self, model, batch):
+        total, weight, figures = super().loss(model, batch)
+        self.passes += model.training
+        return total * (float("nan") if self.passes >= self.first and model.training else 1.0), weight, figures
+
+
+def test_a_loss_that_is_no_number_stops_the_run_and_reaches_no_checkpoint(make_config, make_task, tmp_path):
+    config = make_config(log_every=100)
+    with pytest.raises(TrainingError, match="step 7: loss nan"):
+        train(config, make_task(config, objective=Diverging(7)), tmp_path / "run")
+    assert verify_checkpoint(tmp_path / "run" / "last").step == 4
+    assert all(torch.isfinite(value).all() for value in weights(tmp_path / "run").values())
+
+
+class WithFigures(LanguageModeling):
+    def loss(self, model, batch):
+        total, weight, _ = super().loss(model, batch)
+        return total, weight, {"halves": weight / 2}
+
+
+def test_an_objectives_own_figures_are_means_over_the_weight(make_config, make_task, tmp_path):
+    config = make_config(gradient_accumulation_steps=2)
+    train(config, make_task(config, objective=WithFigures()), tmp_path / "run")
+    assert {line["halves"] for line in lines(tmp_path / "run")} == {0.5}
+
+
+def test_without_validation_data_the_last_checkpoint_serves(make_config, make_task, tmp_path):
+    config = make_config()
+    summary = train(config, make_task(config, validation=False), tmp_path / "run")
+    assert summary.best_validation_loss is None
+    assert not (tmp_path / "run" / "best").exists()
+    load(tmp_path / "run")
+
+
+def test_epochs_become_steps(make_config):
+    config = make_config(max_steps=None, epochs=2.5, batch_size=4, gradient_accumulation_steps=2)
+    assert count_steps(config, sequences_per_epoch=21) == 7
+    with pytest.raises(ConfigError, match="training.max_steps = null"):
+        count_steps(make_config(max_steps=None), 21)
+    with pytest.raises(ConfigError, match="warmup_steps = 2: .* only 2 steps"):
+        count_steps(make_config(max_steps=None, epochs=0.3), 21)
+
+
+def test_compile_without_a_compiler_is_refused(make_config, make_task, tmp_path, monkeypatch):
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.delenv("CXX", raising=False)
+    config = make_config(compile=True)
+    with pytest.raises(ConfigError, match="training.compile = true: needs a C"):
+        train(config, make_task(config), tmp_path / "run")
+
+
+def test_dropout_acts_in_training_only(make_config, make_task, tmp_path):
+    losses = {}
+    for dropout in (0.0, 0.5):
+        config = make_config(dropout=dropout, max_steps=1, lr=1e-9, eval_every=1, **{"schedule.warmup_steps": 0})
+        train(config, make_task(config), tmp_path / str(dropout))
+        losses[dropout] = [lines(tmp_path / str(dropout), kind)[0]["loss"] for kind in ("train", "validation")]
+    assert losses[0.0][0] != losses[0.5][0]
+    assert losses[0.0][1] == pytest.approx(losses[0.5][1], abs=1e-6)
+
+
+def test_snapshots_and_events_reach_the_observer(make_config, make_task, tmp_path):
+    class Recorder(Observer):
+        def __init__(self):
+            self.events = []
+
+        def started(self, plan):
+            self.events.append(("started", plan.total_steps, plan.tokens_per_step, plan.resumed_from))
+
+        def stepped(self, snapshot):
+            self.events.append(("stepped", snapshot.step))
+
+        def evaluated(self, step, evaluation):
+            self.events.append(("evaluated", step))
+
+        def saved(self, step, checkpoint):
+            self.events.append(("saved", step))
+
+    recorder = Recorder()
+    config = make_config(max_steps=4, log_every=2, eval_every=2)
+    train(config, make_task(config), tmp_path / "run", recorder)
+    assert recorder.events == [
+        ("started", 4, 96, None),
+        ("stepped", 2),
+        ("evaluated", 2),
+        ("stepped", 4),
+        ("evaluated", 4),
+        ("saved", 4),
+    ]
