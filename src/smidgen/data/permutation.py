@@ -1,0 +1,54 @@
+"""Random numbers and permutations that are computed from a key and a counter, so that nothing has to be stored."""
+
+from __future__ import annotations
+
+from math import isqrt
+
+import numpy as np
+from numpy.typing import NDArray
+
+UInt64Array = NDArray[np.uint64]
+
+_GOLDEN_GAMMA = np.uint64(0x9E3779B97F4A7C15)
+_ROUND_CONSTANT = np.uint64(0xD1342543DE82EF95)
+_FEISTEL_ROUNDS = 4
+
+
+def hash64(counters: UInt64Array, keys: UInt64Array) -> UInt64Array:
+    """Uniform 64-bit numbers for counters under keys, both uint64 arrays that broadcast.
+
+    The finaliser of SplitMix64 (Steele et al., 2014), applied to the key and again to key and counter.
+    """
+    return _mix(_mix(keys) + counters * _GOLDEN_GAMMA)
+
+
+def permute(indices: UInt64Array, size: int, keys: UInt64Array) -> UInt64Array:
+    """The image of `indices` (uint64, each below `size`) under the permutation of range(size) that its key selects.
+
+    A Feistel network over pairs (left, right) of a rectangle that just holds `size` cells; images that fall outside
+    are permuted again until they land inside (cycle walking: Black & Rogaway, 2002), which keeps it a bijection.
+    """
+    width = isqrt(size - 1) + 1
+    height = -(-size // width)
+    images = _feistel(indices, width, height, keys)
+    while (outside := images >= size).any():
+        images[outside] = _feistel(images[outside], width, height, keys[outside])
+    return images
+
+
+def _feistel(indices: UInt64Array, width: int, height: int, keys: UInt64Array) -> UInt64Array:
+    left: UInt64Array = indices // np.uint64(height)
+    right: UInt64Array = indices % np.uint64(height)
+    for _ in range(_FEISTEL_ROUNDS):
+        keys = keys + _ROUND_CONSTANT
+        left = (left + _mix(keys + right * _GOLDEN_GAMMA) % np.uint64(width)) % np.uint64(width)
+        keys = keys + _ROUND_CONSTANT
+        right = (right + _mix(keys + left * _GOLDEN_GAMMA) % np.uint64(height)) % np.uint64(height)
+    return left * np.uint64(height) + right
+
+
+def _mix(values: UInt64Array) -> UInt64Array:
+    values = (values + _GOLDEN_GAMMA).astype(np.uint64)
+    values = (values ^ (values >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    values = (values ^ (values >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return values ^ (values >> np.uint64(31))
