@@ -44,9 +44,9 @@ def _resolve(name: str, overrides: list[str]) -> tuple[ModelConfig, Config | Non
         return config.model, config
     if overrides:
         raise ConfigError(f"{overrides[0]}: a model folder's configuration is fixed; overrides go with a preset")
-    from smidgen.folders import load_model_section
+    from smidgen.folders import model_config
 
-    return load_model_section(path), None
+    return model_config(path), None
 
 
 def collect(model: ModelConfig, config: Config | None) -> dict[str, Any]:
