@@ -55,8 +55,8 @@ def json_lines_documents(path: Path, field: str) -> Iterator[Piece]:
 
     def read(file: TextIO) -> Iterator[Piece]:
         for number, line in enumerate(file, 1):
-            if line.strip():
-                text = _field_of(line, field, f"{path}, line {number}")
+            if stripped := line.strip():
+                text = _field_of(stripped, field, f"{path}, line {number}")
                 if text.strip():
                     yield Piece(text, separator="\n")
 
@@ -126,7 +126,10 @@ def _field_of(line: str, field: str, where: str) -> str:
     try:
         record = json.loads(line)
     except (ValueError, RecursionError) as error:
-        reason = error.msg if isinstance(error, json.JSONDecodeError) else type(error).__name__
+        if isinstance(error, json.JSONDecodeError):
+            reason = f"{error.msg.removesuffix(' at')}, column {error.colno}"
+        else:
+            reason = "too deep or too long a number"
         raise DataError(
             f"{where}: no valid JSON ({reason}): {_shown(line)}; a line of JSON Lines is one whole object: "
             "repair or remove it"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -95,11 +95,20 @@ class Manifest:
         fields = {name: tree[name] for name in cls.__dataclass_fields__}
         if fields["dtype"] not in {"uint16", "uint32"}:
             raise ValueError(f"dtype {fields['dtype']!r}")
-        fields["splits"] = {
-            name: tuple(ShardRecord(**record) for record in tree["splits"][name]) for name in ("train", "val")
-        }
+        fields["splits"] = {name: _shards(tree["splits"][name]) for name in ("train", "val")}
         fields["sources"] = tuple(SourceRecord(**record) for record in tree["sources"])
         return cls(**fields)
+
+
+def _shards(tree: Sequence[Mapping[str, Any]]) -> tuple[ShardRecord, ...]:
+    records = tuple(ShardRecord(**record) for record in tree)
+    if not records:
+        raise ValueError("a split without files")
+    for record in records:
+        for name, expected in ShardRecord.__annotations__.items():
+            if type(getattr(record, name)).__name__ != expected:
+                raise TypeError(f"{name} {getattr(record, name)!r}")
+    return records
 
 
 def digest_of_request(sources: Iterable[SourceRecord], options: Mapping[str, Any]) -> str:

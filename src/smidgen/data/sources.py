@@ -121,8 +121,11 @@ def find_files(names: Sequence[str | Path]) -> list[Path]:
     Names keep their order; within a folder or glob, paths are sorted. Hidden files and dataset folders are left out.
     Raises DataError for a name that stands for nothing.
     """
-    files = [path for name in names for path in _files_of(str(name))]
-    return list({os.path.realpath(path): path for path in reversed(files)}.values())[::-1]
+    files: dict[str, Path] = {}
+    for name in names:
+        for path in _files_of(str(name)):
+            files.setdefault(os.path.realpath(path), path)
+    return list(files.values())
 
 
 def _files_of(name: str) -> list[Path]:
