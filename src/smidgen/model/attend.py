@@ -108,10 +108,13 @@ def _with_positions(visibility: Visibility, query: Tensor) -> Visibility:
 def _sdpa(
     query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, scale: float, dropout: float, causal: bool = False
 ) -> Tensor:
-    value_size = value.shape[-1]
-    if value_size != query.shape[-1] and query.shape[2] > 1:
+    key_size, value_size = query.shape[-1], value.shape[-1]
+    if value_size != key_size and query.shape[2] > 1:
         # PyTorch's flash kernels want one head size; its other path would materialise [B, H, T, S].
-        value = F.pad(value, (0, query.shape[-1] - value_size))
+        if value_size < key_size:
+            value = F.pad(value, (0, key_size - value_size))
+        else:
+            query, key = (F.pad(x, (0, value_size - key_size)) for x in (query, key))
     output = F.scaled_dot_product_attention(
         query,
         key,
