@@ -273,9 +273,9 @@ def test_without_validation_data_the_last_checkpoint_serves(make_config, make_ta
 def test_epochs_become_steps(make_config):
     config = make_config(max_steps=None, epochs=2.5, batch_size=4, gradient_accumulation_steps=2)
     assert count_steps(config, sequences_per_epoch=21) == 7
-    with pytest.raises(ConfigError, match="training.max_steps = null"):
+    with pytest.raises(ConfigError, match=r"training\.max_steps = null"):
         count_steps(make_config(max_steps=None), 21)
-    with pytest.raises(ConfigError, match="warmup_steps = 2: .* only 2 steps"):
+    with pytest.raises(ConfigError, match=r"warmup_steps = 2: .* only 2 steps"):
         count_steps(make_config(max_steps=None, epochs=0.3), 21)
 
 
@@ -283,7 +283,7 @@ def test_compile_without_a_compiler_is_refused(make_config, make_task, tmp_path,
     monkeypatch.setenv("PATH", str(tmp_path))
     monkeypatch.delenv("CXX", raising=False)
     config = make_config(compile=True)
-    with pytest.raises(ConfigError, match="training.compile = true: needs a C"):
+    with pytest.raises(ConfigError, match=r"training\.compile = true: needs a C"):
         train(config, make_task(config), tmp_path / "run")
 
 

@@ -74,11 +74,11 @@ def test_state_of_another_model_is_refused():
     fresh = Tied()
     with pytest.raises(TrainingError, match="no_such"):
         load_optimizer_tensors(make_optimizer(fresh, AdamW()), fresh, {"no_such.exp_avg": torch.zeros(1)})
-    with pytest.raises(TrainingError, match=r"embedding.weight.exp_avg \[2, 2\]"):
-        wrong = {**tensors, "embedding.weight.exp_avg": torch.zeros(2, 2)}
+    wrong = {**tensors, "embedding.weight.exp_avg": torch.zeros(2, 2)}
+    with pytest.raises(TrainingError, match=r"embedding\.weight\.exp_avg \[2, 2\]"):
         load_optimizer_tensors(make_optimizer(fresh, AdamW()), fresh, wrong)
-    with pytest.raises(TrainingError, match="norm.bias: missing"):
-        partial = {name: t for name, t in tensors.items() if not name.startswith("norm.bias")}
+    partial = {name: t for name, t in tensors.items() if not name.startswith("norm.bias")}
+    with pytest.raises(TrainingError, match=r"norm\.bias: missing"):
         load_optimizer_tensors(make_optimizer(fresh, AdamW()), fresh, partial)
 
 

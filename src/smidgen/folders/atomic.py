@@ -34,6 +34,7 @@ def replace_symlink(link: Path, target: str) -> None:
 
 def publish_folder(staged: Path, target: Path) -> None:
     """Give a finished folder its name. All its files reach the disk first; a folder already named so is replaced."""
+    _share_files(staged)
     sync_tree(staged)
     if target.exists():
         remove_folder(target)
@@ -61,6 +62,14 @@ def sync_tree(folder: Path) -> None:
 def sync_folder(folder: Path) -> None:
     """fsync a folder's own entries: names created, renamed or removed in it."""
     _sync(folder, os.O_RDONLY | getattr(os, "O_DIRECTORY", 0))
+
+
+def _share_files(folder: Path) -> None:
+    """Let whoever may read `folder` read its files: safetensors writes for the owner alone."""
+    mode = folder.stat().st_mode & 0o666
+    for path in folder.rglob("*"):
+        if path.is_file() and not path.is_symlink():
+            path.chmod(mode)
 
 
 def _sync(path: Path, flags: int) -> None:

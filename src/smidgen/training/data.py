@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Protocol
 
-from smidgen.training.objectives import ArrayBatch
+from smidgen.data import Batch
 
 
 class Sequences(Protocol):
@@ -15,7 +15,7 @@ class Sequences(Protocol):
     def per_epoch(self) -> int:
         """Sequences in one pass over the data."""
 
-    def batch(self, start: int, count: int) -> ArrayBatch:
+    def batch(self, start: int, count: int) -> Batch:
         """Sequences number start … start + count - 1."""
 
 

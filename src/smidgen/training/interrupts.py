@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import signal
 import threading
+from collections.abc import Callable
 from types import FrameType
 
 
@@ -13,7 +14,9 @@ class StopSignals:
     Outside the main thread, where Python handles no signals, it does nothing.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, noted: Callable[[signal.Signals], None]) -> None:
+        """`noted` is called within the signal's handler."""
+        self._noted = noted
         self.received: signal.Signals | None = None
         """The signal that asked to stop."""
         self._previous: dict[int, signal._HANDLER] = {}
@@ -30,6 +33,7 @@ class StopSignals:
     def _note(self, number: int, frame: FrameType | None) -> None:
         self.received = signal.Signals(number)
         self._restore()
+        self._noted(self.received)
 
     def _restore(self) -> None:
         for number, handler in self._previous.items():

@@ -71,12 +71,13 @@ def train(config: Config, task: Task, run_path: str | Path, observer: Observer |
     run = RunFolder(run_path)
     total_steps = count_steps(config, task.data.train.per_epoch)
     device = resolve_device(config.training.device)
-    with run.locked(), StopSignals() as signals:
+    observer = observer or Observer()
+    with run.locked(), StopSignals(observer.stopping) as signals:
         origin = find_origin(config, task, run)
         state, checkpoint = origin.state, origin.checkpoint
         first_step = state.step
         if state.step < total_steps:
-            checkpoint = Trainer(config, task, run, device, total_steps, signals, origin, observer or Observer()).run()
+            checkpoint = Trainer(config, task, run, device, total_steps, signals, origin, observer).run()
         best = run.best_validation_loss()
         return Summary(
             run=run.path,
@@ -203,7 +204,6 @@ class Trainer:
                 with self.reporter.paused():
                     self._evaluate_and_save()
         if self.signals.received is not None and self.saved_step < state.step:
-            self.observer.stopping(self.signals.received)
             self.reporter.settle()
             self._save(validation_loss=None)
         self.metrics.close()

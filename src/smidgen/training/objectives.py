@@ -9,16 +9,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from smidgen.data import Batch as ArrayBatch
 from smidgen.model import Decoder, cross_entropy
-
-
-class ArrayBatch(Protocol):
-    """A batch as the data layer gives it: numpy arrays [B, T]."""
-
-    input_ids: np.ndarray
-    labels: np.ndarray
-    document_ids: np.ndarray | None
-    positions: np.ndarray | None
 
 
 @dataclass(frozen=True, slots=True)

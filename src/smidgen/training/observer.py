@@ -92,4 +92,7 @@ class Observer:
         """A checkpoint is on disk."""
 
     def stopping(self, signal: Signals) -> None:
-        """A signal asked to stop; a last checkpoint follows."""
+        """A signal asked to stop: the step at hand and a checkpoint follow.
+
+        Called within the signal's handler, at any instant of the other calls.
+        """

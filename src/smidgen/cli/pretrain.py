@@ -1,0 +1,106 @@
+"""Train a model from random weights on a dataset folder, or go on with a run.
+
+Example: smidgen pretrain elite-tiny --data.path data --run runs/demo --training.max_steps 200
+Resume:  smidgen pretrain runs/demo --training.max_steps 400
+
+A run folder that exists is resumed from its last checkpoint, to the bit. Ctrl-C and SIGTERM finish the step, save, and
+exit with status 130 or 143; a second Ctrl-C quits at once.
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from smidgen.cli.fields import describe_fields
+
+if TYPE_CHECKING:
+    from smidgen.config import Config
+    from smidgen.training.observer import Summary
+
+OVERRIDES = True
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    parser.usage = "smidgen pretrain CONFIG [--run DIR] [--data.path DIR] [--training.lr 3e-4 …]"
+    parser.add_argument("config", metavar="CONFIG", help="a preset's name, a YAML file, or a run folder to go on with")
+    parser.add_argument("--run", metavar="DIR", help="run folder to make or resume (default: runs/<name of CONFIG>)")
+    fields = describe_fields(["data", "training", "model", "tokenizer"])
+    parser.epilog = f"Any field of the configuration may be given as a flag:\n{fields}"
+
+
+def run(args: argparse.Namespace) -> int:
+    from smidgen.cli.progress import training_progress
+    from smidgen.training.pretraining import pretrain
+
+    run_path = Path(args.run) if args.run else _default_run(args.config)
+    config = _with_data_of_run(_load(args.config, args.overrides), run_path)
+    _check_vocab_size(config, args.overrides)
+    with training_progress() as progress:
+        summary = pretrain(config, run_path, progress)
+    _print(summary)
+    return 0 if summary.stopped_by is None else 128 + summary.stopped_by
+
+
+def _load(source: str, overrides: list[str]) -> Config:
+    from smidgen.config import load_config
+
+    return load_config(source, overrides)
+
+
+def _default_run(source: str) -> Path:
+    from smidgen.folders.run import is_run_folder
+
+    return Path(source) if is_run_folder(source) else Path("runs") / Path(source).stem
+
+
+def _with_data_of_run(config: Config, run_path: Path) -> Config:
+    """A run that exists knows its data."""
+    from smidgen.folders.run import is_run_folder
+
+    if config.data.path is not None or not is_run_folder(run_path):
+        return config
+    data = config.data.model_copy(update={"path": _load(str(run_path), []).data.path})
+    return config.model_copy(update={"data": data})
+
+
+def _check_vocab_size(config: Config, overrides: list[str]) -> None:
+    """The dataset decides the vocabulary: a flag that says otherwise is refused rather than ignored."""
+    from smidgen.config import override_tree
+    from smidgen.runtime.errors import ConfigError
+    from smidgen.training.pretraining import open_dataset
+
+    wanted = override_tree(overrides).get("model", {}).get("vocab_size")
+    if wanted is None:
+        return
+    vocab_size = open_dataset(config).vocab_size
+    if vocab_size is not None and vocab_size != wanted:
+        raise ConfigError(
+            f"model.vocab_size = {wanted}: the tokenizer of {config.data.path} has {vocab_size} ids; leave it out"
+        )
+
+
+def _print(summary: Summary) -> None:
+    from smidgen.cli.progress import format_duration
+    from smidgen.cli.tables import format_count
+
+    spent = f"{format_count(summary.tokens)} tokens in {format_duration(summary.seconds)}"
+    if summary.stopped_by is not None:
+        print(f"Stopped by {summary.stopped_by.name} after step {summary.steps} of {summary.total_steps}: {spent}")
+        print(f"Go on with: smidgen pretrain {summary.run}")
+        return
+    if summary.steps_taken == 0:
+        print(f"{summary.run} is finished: {summary.steps} steps, {spent}")
+    else:
+        print(f"Finished {summary.steps} steps: {spent}")
+    if summary.best_validation_loss is not None:
+        bits = summary.best_bits_per_byte
+        per_byte = "" if bits is None else f", {bits:.4f} bits/byte"
+        print(f"Best validation loss {summary.best_validation_loss:.4f}{per_byte}")
+    print(f"Model: {summary.run}")
+    print()
+    if summary.steps_taken == 0:
+        print(f"More steps:  smidgen pretrain {summary.run} --training.max_steps {2 * summary.steps}")
+    print(f'Let it write: smidgen generate {summary.run} "Once upon a time"')
+    print(f"Curves:       smidgen plot {summary.run}")
