@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import torch
 
-from smidgen.inference.frozen import frozen
+from smidgen.inference.frozen import frozen, product
 from smidgen.inference.sampling import Choice, Sampler
 from smidgen.model import Decoder, count_parameters
 from smidgen.runtime.errors import ContextLengthError, TokenizerError
@@ -127,7 +127,7 @@ class TorchEngine:
         self._admit()
         ready, hidden = self._forward()
         if ready:
-            choices = self._sampler.sample(self._model.logits(hidden).float(), ready)
+            choices = self._sampler.sample(product(hidden, self._model.head_weight).float(), ready)
             events.extend(self._advance(slot, choice) for slot, choice in zip(ready, choices, strict=True))
         return events
 

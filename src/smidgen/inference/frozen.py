@@ -5,21 +5,44 @@ from __future__ import annotations
 import copy
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from smidgen.model import Decoder
-from smidgen.model.linear import Linear, Quantizer
+from smidgen.model.linear import Linear
+
+FEW_ROWS = 64
+"""Up to this many rows, `W · xᵀ` is faster on a CPU in bfloat16 than `x · Wᵀ`."""
 
 
-class RoundedWeights:
-    """The quantiser of a layer whose weight is rounded already: only the input is left to do."""
+def product(x: Tensor, weight: Tensor) -> Tensor:
+    """`x · weightᵀ` for x [..., in] and weight [out, in], by the fastest of PyTorch's routes.
 
-    def __init__(self, quantizer: Quantizer) -> None:
-        self.input = quantizer.input
+    oneDNN's bfloat16 product of a few rows reads the weight at 60 % of the speed of the product with the factors
+    exchanged (elite-112m, 1 to 64 rows); the results are equal to the bit.
+    """
+    rows = x.shape[:-1].numel()
+    if x.dtype != torch.bfloat16 or x.device.type != "cpu" or rows > FEW_ROWS:
+        return F.linear(x, weight)
+    flat = x.reshape(rows, x.shape[-1])
+    result = torch.mv(weight, flat[0]) if rows == 1 else torch.mm(weight, flat.t()).t().contiguous()
+    return result.view(*x.shape[:-1], weight.shape[0])
 
-    def weight(self, weight: Tensor, dtype: torch.dtype) -> Tensor:
-        assert weight.dtype == dtype, "a frozen decoder computes in one dtype"
-        return weight
+
+class FrozenLinear(nn.Module):
+    """A projection whose weight is what the product uses; only the input is still rounded, where it is."""
+
+    def __init__(self, linear: Linear, dtype: torch.dtype) -> None:
+        super().__init__()
+        self.quantizer = linear.quantizer
+        self.weight = _constant(linear.effective_weight(dtype))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return product(self.quantizer.input(x), self.weight)
+
+    def effective_weight(self, dtype: torch.dtype) -> Tensor:
+        assert dtype == self.weight.dtype, "a frozen decoder computes in one dtype"
+        return self.weight
 
 
 def frozen(model: Decoder) -> Decoder:
@@ -34,10 +57,10 @@ def frozen(model: Decoder) -> Decoder:
     embedding = result.model.embed_tokens.weight
     dtype = result.compute_dtype or embedding.dtype
     with torch.no_grad():
-        for module in result.modules():
-            if isinstance(module, Linear):
-                module.weight = _constant(module.effective_weight(dtype))
-                module.quantizer = RoundedWeights(module.quantizer)
+        for parent in list(result.modules()):
+            for name, module in list(parent.named_children()):
+                if isinstance(module, Linear):
+                    setattr(parent, name, FrozenLinear(module, dtype))
         result.model.embed_tokens.weight = _constant(embedding.to(dtype))
         if not result.config.tie_word_embeddings:
             result.lm_head.weight = _constant(result.lm_head.weight.to(dtype))
