@@ -44,7 +44,8 @@ class Gemma3(Architecture):
             "hidden_activation": HIDDEN_ACT[config.feed_forward.activation],
             "query_pre_attn_scalar": int(_score_scalar(attention)),
             "layer_types": [FULL if layer_type == "full" else SLIDING for layer_type in config.layer_types],
-            "sliding_window": attention.sliding_window,
+            # transformers builds the mask of sliding layers even where there are none.
+            "sliding_window": attention.sliding_window or config.max_seq_len,
             "rope_theta": theta,
             "rope_local_base_freq": sliding_theta,
             "rope_parameters": {
