@@ -10,11 +10,12 @@ either side, and divided by transformers' largest value. tests/folders/test_pari
 from __future__ import annotations
 
 import argparse
+import datetime
 import json
 import os
 import platform
 import tempfile
-from collections.abc import Callable
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -252,50 +253,45 @@ def backward_difference(case: Case, folder: Path, dtype: torch.dtype) -> Differe
     return worst
 
 
+def measure(case: Case) -> Iterator[tuple[str, Difference]]:
+    """Every comparison of a case, with what it compares and in which precision."""
+    with tempfile.TemporaryDirectory() as parent:
+        folder = Path(parent) / "model"
+        yield f"forward {_short(case.dtype)}", forward_difference(case, folder)
+        if case.backward:
+            for dtype in dict.fromkeys([case.dtype, torch.float64]):
+                yield f"backward {_short(dtype)}", backward_difference(case, folder, dtype)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--json", type=Path, metavar="FILE", help="also write the results to FILE")
     parser.add_argument("--full-size", action="store_true", help="also three presets as they are (a minute)")
     options = parser.parse_args()
     _silence_transformers()
-    rows: list[tuple[str, str, str, str, Difference]] = []
+    results = []
+    print(f"{'preset':<19} {'shape':<32} {'transformers class':<22} {'compared':<17} relative difference")
     for case in CASES + (FULL_SIZE if options.full_size else []):
         peer_name = architecture_of(case.config).class_name
-        measurements: list[tuple[str, Callable[[Path], Difference]]] = [
-            (f"forward {_short(case.dtype)}", lambda folder, case=case: forward_difference(case, folder))
-        ]
-        if case.backward:
-            for dtype in dict.fromkeys([case.dtype, torch.float64]):
-                measurements.append(
-                    (
-                        f"backward {_short(dtype)}",
-                        lambda folder, case=case, dtype=dtype: backward_difference(case, folder, dtype),
-                    )
-                )
-        for metric, measure in measurements:
-            with tempfile.TemporaryDirectory() as folder:
-                difference = measure(Path(folder) / "model")
-            rows.append((case.preset, case.shape, peer_name, metric, difference))
-            print(f"{case.preset:<19} {case.shape:<32} {peer_name:<23} {metric:<17} {difference.relative:.1e}")
+        for metric, difference in measure(case):
+            print(
+                f"{case.preset:<19} {case.shape:<32} {peer_name:<22} {metric:<17} {difference.relative:.1e}", flush=True
+            )
+            results.append(
+                {
+                    "case": case.name,
+                    "metric": metric,
+                    "unit": "largest difference, largest value",
+                    "ours": difference.largest,
+                    "peer": difference.scale,
+                    "peer_name": f"transformers {peer_name}",
+                    "ratio": difference.relative,
+                }
+            )
     if options.json:
-        options.json.write_text(json.dumps(_report(rows), indent=1) + "\n", encoding="utf-8")
-
-
-def _report(rows: list[tuple[str, str, str, str, Difference]]) -> dict[str, Any]:
-    results = [
-        {
-            "case": f"{preset}: {shape}",
-            "metric": metric,
-            "unit": "largest difference, largest value",
-            "ours": difference.largest,
-            "peer": difference.scale,
-            "peer_name": f"transformers {peer_name}",
-            "ratio": difference.relative,
-        }
-        for preset, shape, peer_name, metric, difference in rows
-    ]
-    machine = f"{platform.machine()}, {os.cpu_count()} CPUs, torch {torch.__version__}"
-    return {"machine": machine, "results": results}
+        machine = f"{platform.machine()}, {os.cpu_count()} CPUs, torch {torch.__version__}"
+        report = {"machine": machine, "date": datetime.date.today().isoformat(), "results": results}
+        options.json.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
 
 
 def _short(dtype: torch.dtype) -> str:

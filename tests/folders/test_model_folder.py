@@ -212,6 +212,13 @@ def test_tensors_that_do_not_fit_are_named(folder: Path) -> None:
     assert torch.equal(smidgen.load(folder).head_weight, embedding)
 
 
+@pytest.mark.parametrize("field", ["num_hidden_layers", "hidden_size", "intermediate_size", "vocab_size"])
+def test_absurd_sizes_are_refused_before_memory_is_taken(field: str, folder: Path) -> None:
+    (folder / "smidgen.yaml").unlink()
+    change(folder, **{field: 4 * 10**9})
+    assert_refused(folder, "do not belong together")
+
+
 def test_half_precision_weights_become_float32(folder: Path) -> None:
     weights = folder / "model.safetensors"
     halved = {name: tensor.bfloat16() for name, tensor in load_file(weights).items()}

@@ -9,8 +9,12 @@ import pytest
 import torch
 import torch.nn.functional as F
 from parity import CASES, FULL_SIZE, Case
+from transformers import BitNetQuantConfig, DeepseekV3Config, DeepseekV3ForCausalLM
+from transformers.integrations import replace_with_bitnet_linear
+from transformers.models.bitnet.modeling_bitnet import BitNetRMSNorm
 
 from smidgen.folders.architectures import ARCHITECTURES, architecture_of
+from smidgen.folders.architectures.deepseek import DeepseekV3
 from smidgen.model import cross_entropy
 
 BACKWARD = [case for case in CASES if case.backward]
@@ -44,6 +48,32 @@ def test_gradients_equal_transformers_in_float64(case: Case, tmp_path: Path) -> 
     bar = 1e-5 if case.config.scale_embeddings else 1e-9
     difference = parity.backward_difference(case, tmp_path / "model", torch.float64)
     assert difference.relative <= bar, difference.where
+
+
+@torch.no_grad()
+@pytest.mark.parametrize(
+    "case", [c for c in CASES if c.preset in {"tinylm-300m", "tinylm-tiny"} and c.config.feed_forward.gated]
+)
+def test_tinylm_equals_transformers_parts_put_together(case: Case) -> None:
+    # No class of transformers is a TinyLM, but its parts are there: DeepSeek's decoder, BitNet's linears and norm.
+    decoder = parity.randomized(case.config)
+    peer = DeepseekV3ForCausalLM(DeepseekV3Config(**DeepseekV3().write(case.config)))
+    online = BitNetQuantConfig(linear_class="autobitlinear", quantization_mode="online")
+    replace_with_bitnet_linear(peer, ["lm_head"], online)
+    weights = decoder.state_dict()
+    for name, module in peer.named_modules():
+        if name.endswith(("o_proj", "down_proj")):
+            norm = BitNetRMSNorm(module.in_features, eps=case.config.norm.eps).double()
+            key = name.replace("o_proj", "attn_sub_norm").replace("down_proj", "ffn_sub_norm") + ".weight"
+            norm.weight.copy_(weights.pop(key))
+            module.register_forward_pre_hook(lambda _, inputs, norm=norm: norm(inputs[0]))
+    weights["lm_head.weight"] = weights["model.embed_tokens.weight"]
+    peer.load_state_dict(weights, assign=True)
+    peer.eval().double()
+    decoder.double()
+    for ids, mask in parity.batches(case.config.vocab_size, case.tokens):
+        theirs, ours = parity.peer_logits(peer, ids, mask)[mask.bool()], decoder(ids, mask)[mask.bool()]
+        assert (ours - theirs).abs().max() <= parity.FLOAT64_BAR * theirs.abs().max()
 
 
 def test_fifty_steps_follow_transformers(tmp_path: Path) -> None:

@@ -61,9 +61,7 @@ def load_folder(folder: Path, device: str | torch.device = "cpu") -> Decoder:
 
     Raises ModelFolderError when a file is missing or damaged, or the model is of a kind we do not implement.
     """
-    decoder = Decoder(read_model_config(folder))
-    read_weights(decoder, folder)
-    return decoder.to(device).eval()
+    return read_weights(read_model_config(folder), folder).to(device).eval()
 
 
 def read_model_config(folder: Path) -> ModelConfig:

@@ -12,13 +12,15 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from smidgen.config import ModelConfig
 from smidgen.folders.architectures.fields import read_json
-from smidgen.model import Decoder
+from smidgen.model import Decoder, load_architecture
 from smidgen.runtime.errors import ModelFolderError
 
 WEIGHTS = "model.safetensors"
 INDEX = "model.safetensors.index.json"
 
+_UNFIT = "weights and config.json do not belong together"
 _READABLE = {"F64", "F32", "F16", "BF16"}
 _VOCABULARY = ("model.embed_tokens.weight", "lm_head.weight")
 """Tensors with a row for each token: padded in memory, never in a file."""
@@ -31,23 +33,27 @@ def write_weights(decoder: Decoder, path: Path) -> None:
 
 
 @torch.no_grad()
-def read_weights(decoder: Decoder, folder: Path) -> None:
-    """Fill the parameters of `decoder` from a folder's safetensors files of any float type; padded rows become zero.
+def read_weights(config: ModelConfig, folder: Path) -> Decoder:
+    """A decoder with the weights of a folder's safetensors files, of any float type; padded rows are zero.
 
-    Raises ModelFolderError, before any parameter changes, when a file is damaged or a tensor is missing, left over or
-    of another shape than the configuration's.
+    Raises ModelFolderError, before any memory is taken, when a file is damaged or a tensor is missing, left over or of
+    another shape than the configuration's.
     """
-    expected = dict(_unpadded(decoder))
     with ExitStack() as stack:
         found = _open_tensors(folder, stack)
-        _check_names(found, expected, folder, is_tied=decoder.config.tie_word_embeddings)
+        if config.num_layers > len(found):
+            raise ModelFolderError(f"{folder}: num_hidden_layers = {config.num_layers}: {_UNFIT}: {len(found)} tensors")
+        expected = dict(_unpadded(load_architecture(config)))
+        _check_names(found, expected, folder, is_tied=config.tie_word_embeddings)
         for name, weight in expected.items():
             _check_tensor(found[name], name, weight)
-        for name, weight in expected.items():
+        decoder = Decoder(config)
+        for name, weight in _unpadded(decoder):
             weight.copy_(found[name].read(name))
     for name, parameter in decoder.named_parameters():
         if name in _VOCABULARY:
-            parameter[decoder.config.vocab_size :] = 0
+            parameter[config.vocab_size :] = 0
+    return decoder
 
 
 class _TensorFile:
@@ -99,8 +105,7 @@ def _check_names(found: dict[str, _TensorFile], expected: dict[str, Tensor], fol
     missing = sorted(expected.keys() - found.keys())
     if missing:
         raise ModelFolderError(
-            f"{folder}: tensor '{missing[0]}'{_and_more(missing)} is missing: weights and config.json do not belong "
-            "together; copy the folder again"
+            f"{folder}: tensor '{missing[0]}'{_and_more(missing)} is missing: {_UNFIT}; copy the folder again"
         )
     # Older folders carry RoPE's frequencies, which follow from config.json.
     extra = sorted(name for name in found.keys() - expected.keys() if not name.endswith("rotary_emb.inv_freq"))
@@ -124,8 +129,7 @@ def _check_tensor(file: _TensorFile, name: str, weight: Tensor) -> None:
     shape, dtype = list(stored.get_shape()), stored.get_dtype()
     if shape != list(weight.shape):
         raise ModelFolderError(
-            f"{file.path}: tensor '{name}' has shape {shape}, config.json asks for {list(weight.shape)}; "
-            "weights and config.json do not belong together"
+            f"{file.path}: tensor '{name}' has shape {shape}, config.json asks for {list(weight.shape)}; {_UNFIT}"
         )
     if dtype not in _READABLE:
         raise ModelFolderError(f"{file.path}: tensor '{name}' has type {dtype}; one of {sorted(_READABLE)} is needed")
