@@ -135,6 +135,14 @@ def test_saving_over_a_model_keeps_its_tokenizer_and_other_files(folder: Path) -
     assert smidgen.load(folder).config.vocab_size == 50
 
 
+def test_saving_through_a_link_replaces_what_it_points_to(folder: Path) -> None:
+    link = folder.with_name("link")
+    link.symlink_to("model")
+    smidgen.save(smidgen.build("elite-tiny", SMALL | {"model.vocab_size": 60}), link)
+    assert link.is_symlink()
+    assert smidgen.load(folder).config.vocab_size == 60
+
+
 def test_an_interrupted_save_leaves_the_old_model(
     decoder: Decoder, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -35,25 +35,27 @@ def save(model: Decoder, folder: str | Path, tokenizer: Tokenizer | None = None)
     other files stay, the tokenizer's too where `tokenizer` is None. Raises ModelFolderError when the folder holds
     something else, or when the tokenizer has ids that the model lacks.
     """
-    folder = Path(folder)
-    _check_target(folder)
+    target = Path(folder).resolve()
+    _check_target(target)
     if tokenizer is not None and tokenizer.vocab_size > model.config.vocab_size:
         raise ModelFolderError(
-            f"{folder}: the tokenizer has {tokenizer.vocab_size} ids, the model vocab_size {model.config.vocab_size}; "
+            f"{target}: the tokenizer has {tokenizer.vocab_size} ids, the model vocab_size {model.config.vocab_size}; "
             "save it with the tokenizer it was trained with"
         )
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    staged = folder.with_name(f".writing-{folder.name}-{os.getpid()}")
+    target.parent.mkdir(parents=True, exist_ok=True)
+    staged = target.with_name(f".writing-{target.name}-{os.getpid()}")
+    shutil.rmtree(staged, ignore_errors=True)
     staged.mkdir()
     try:
-        _carry_over(folder, staged, with_tokenizer=tokenizer is None)
-        _write_model(model, staged, _token_ids(folder, tokenizer))
+        _carry_over(target, staged)
         if tokenizer is not None:
             tokenizer.save(staged)
-        publish_folder(staged, folder)
+            (staged / GENERATION_CONFIG).unlink(missing_ok=True)
+        _write_model(model, staged, _token_ids(target, tokenizer))
+        publish_folder(staged, target)
     finally:
         shutil.rmtree(staged, ignore_errors=True)
-    return folder
+    return Path(folder)
 
 
 def load_folder(folder: Path, device: str | torch.device = "cpu") -> Decoder:
@@ -78,7 +80,10 @@ def read_model_config(folder: Path) -> ModelConfig:
     theirs, ours = architecture_of(section).write(section), architecture_of(config).write(config)
     for name in theirs:
         if name != "initializer_range" and ours.get(name) != theirs[name]:
-            fields.refuse(name, f"{SECTION} says {json.dumps(theirs[name])}; make them agree, or delete {SECTION}")
+            raise ModelFolderError(
+                f"{fields.where}: {name} = {json.dumps(ours.get(name))}: {SECTION} says {json.dumps(theirs[name])}; "
+                f"make them agree, or delete {SECTION}"
+            )
     return section
 
 
@@ -89,27 +94,15 @@ def _check_target(folder: Path) -> None:
         raise ModelFolderError(f"{folder}: holds other files and no model; choose another folder")
 
 
-def _carry_over(folder: Path, staged: Path, *, with_tokenizer: bool) -> None:
-    """Copy what is not the old model's own: its place is taken by the new one."""
+def _carry_over(folder: Path, staged: Path) -> None:
+    """Copy what is not the old model's own."""
     for entry in folder.iterdir() if folder.is_dir() else ():
-        is_model = entry.name in _REPLACED or entry.suffix == ".safetensors"
-        if is_model or (not with_tokenizer and _is_tokenizer_file(entry.name)):
+        if entry.name in _REPLACED or entry.suffix == ".safetensors":
             continue
         if entry.is_dir():
             shutil.copytree(entry, staged / entry.name, symlinks=True)
         else:
             shutil.copy2(entry, staged / entry.name)
-
-
-def _is_tokenizer_file(name: str) -> bool:
-    return name in {
-        GENERATION_CONFIG,
-        "added_tokens.json",
-        "chat_template.jinja",
-        "merges.txt",
-        "special_tokens_map.json",
-        "vocab.json",
-    } or name.startswith("tokenizer")
 
 
 def _write_model(model: Decoder, folder: Path, token_ids: Tree) -> None:
