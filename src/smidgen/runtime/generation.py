@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
+from smidgen.runtime.chat_template import ChatTemplateError, render_chat
 from smidgen.runtime.detokenizer import Detokenizer
 from smidgen.runtime.errors import TokenizerError
 from smidgen.runtime.protocols import Engine, Event, FinishReason, Tokenizer
@@ -41,6 +43,8 @@ class Completion:
     num_prompt_tokens: int
     logprobs: list[float]
     """Log-probability of each token, if asked for; else empty."""
+    top_logprobs: list[tuple[tuple[int, float], ...]]
+    """The most probable tokens at each place with their log-probabilities, if asked for; else empty."""
 
 
 class StopStrings:
@@ -122,12 +126,40 @@ def encode_prompt(tokenizer: Tokenizer, text: str) -> list[int]:
     return [first]
 
 
+def encode_chat(tokenizer: Tokenizer, messages: Sequence[Mapping[str, Any]]) -> list[int]:
+    """Token ids of a conversation that is the assistant's turn to continue.
+
+    The template alone decides what stands where, the beginning token too. Raises ChatTemplateError when the tokenizer
+    has no template, or its template refuses the messages (each a mapping with `role` and `content`).
+    """
+    return tokenizer.encode(_render(tokenizer, messages, add_generation_prompt=True), special=True)
+
+
+def end_of_turn_ids(tokenizer: Tokenizer) -> tuple[int, ...]:
+    """The special token that the chat template puts behind the assistant's words, if it does: it ends an answer."""
+    words = "an answer"
+    messages = [{"role": "user", "content": "a question"}, {"role": "assistant", "content": words}]
+    behind = _render(tokenizer, messages, add_generation_prompt=False).rpartition(words)[2]
+    ids = tokenizer.encode(behind.lstrip(), special=True)
+    return tuple(token for token in ids[:1] if token in tokenizer.special_tokens.values())
+
+
+def _render(tokenizer: Tokenizer, messages: Sequence[Mapping[str, Any]], add_generation_prompt: bool) -> str:
+    if tokenizer.chat_template is None:
+        raise ChatTemplateError(
+            "the tokenizer has no chat template, so the model was not made for chats; continue a text instead"
+        )
+    texts = {token: text for text, token in tokenizer.special_tokens.items()}
+    bos, eos = ("" if token is None else texts.get(token, "") for token in (tokenizer.bos_id, tokenizer.eos_id))
+    return render_chat(tokenizer.chat_template, messages, add_generation_prompt, bos_token=bos, eos_token=eos)
+
+
 def stream(
     engine: Engine,
     tokenizer: Tokenizer,
     prompts: Sequence[str | Sequence[int]],
     params: SamplingParams | Sequence[SamplingParams],
-) -> Iterator[Chunk]:
+) -> Generator[Chunk]:
     """Answer all prompts at once; yields a chunk for every token of each, as they come.
 
     A prompt is text (see `encode_prompt`) or token ids; `params` serve all prompts, or are one for each. With a seed,
@@ -168,10 +200,11 @@ def generate_texts(
     chunks: list[list[Chunk]] = [[] for _ in prompts]
     for chunk in stream(engine, tokenizer, ids, params):
         chunks[chunk.index].append(chunk)
-    return [_completion(own, len(prompt)) for own, prompt in zip(chunks, ids, strict=True)]
+    return [completion(own, len(prompt)) for own, prompt in zip(chunks, ids, strict=True)]
 
 
-def _completion(chunks: Sequence[Chunk], num_prompt_tokens: int) -> Completion:
+def completion(chunks: Sequence[Chunk], num_prompt_tokens: int) -> Completion:
+    """The answer that all chunks of one prompt make."""
     finish = chunks[-1].finish_reason
     assert finish is not None
     return Completion(
@@ -180,4 +213,5 @@ def _completion(chunks: Sequence[Chunk], num_prompt_tokens: int) -> Completion:
         finish_reason=finish,
         num_prompt_tokens=num_prompt_tokens,
         logprobs=[chunk.logprob for chunk in chunks if chunk.logprob is not None],
+        top_logprobs=[chunk.top_logprobs for chunk in chunks if chunk.top_logprobs],
     )

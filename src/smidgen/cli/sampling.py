@@ -1,0 +1,94 @@
+"""What the commands that let a model write share: their flags, and the model with its tokenizer and end tokens."""
+
+from __future__ import annotations
+
+import argparse
+from dataclasses import dataclass, fields
+from typing import TYPE_CHECKING, Any
+
+from smidgen.runtime.sampling import SamplingParams
+
+if TYPE_CHECKING:
+    from smidgen.model import Decoder
+    from smidgen.runtime.protocols import Tokenizer
+
+_FLAGS: dict[str, dict[str, Any]] = {
+    "max_new_tokens": {"type": int, "metavar": "N", "help": "write at most N tokens"},
+    "temperature": {"type": float, "metavar": "T", "help": "divide the logits by T; 0 always takes the likeliest"},
+    "top_k": {"type": int, "metavar": "K", "help": "draw from the K likeliest tokens; 0 from all"},
+    "top_p": {"type": float, "metavar": "P", "help": "draw from the likeliest tokens that sum to P"},
+    "min_p": {"type": float, "metavar": "P", "help": "draw from tokens at least P times as likely as the likeliest"},
+    "repetition_penalty": {"type": float, "metavar": "X", "help": "make tokens that occurred less likely; 1 is off"},
+    "no_repeat_ngram_size": {"type": int, "metavar": "N", "help": "let no N tokens occur twice in a row; 0 is off"},
+    "stop": {"action": "append", "metavar": "TEXT", "help": "end before this text; may be given several times"},
+    "stop_token_ids": {"action": "append", "type": int, "metavar": "ID", "help": "end at this token, too; repeatable"},
+    "ignore_eos": {"action": "store_true", "help": "go on after the model's end tokens"},
+    "seed": {"type": int, "metavar": "N", "help": "the same seed gives the same text"},
+    "logprobs": {"type": int, "metavar": "N", "help": "with --json: each token's log-probability and the N largest"},
+}
+
+
+def add_sampling_flags(parser: argparse.ArgumentParser, without: frozenset[str] = frozenset(), **defaults: Any) -> None:
+    """A flag for every field of SamplingParams but `without`: `--top-k`, and `--top_k` as Python spells it."""
+    group = parser.add_argument_group("sampling")
+    for name, options in _FLAGS.items():
+        if name in without:
+            continue
+        default = defaults.get(name, getattr(SamplingParams(), name))
+        shown = f" (default: {default})" if default not in (None, False, ()) else ""
+        flag = f"--{name.replace('_', '-')}"
+        group.add_argument(flag, **{**options, "help": options["help"] + shown}, default=None, dest=name)
+        if "_" in name:
+            group.add_argument(f"--{name}", **{**options, "help": argparse.SUPPRESS}, default=None, dest=name)
+    parser.set_defaults(sampling_defaults=defaults)
+
+
+def sampling_params(args: argparse.Namespace) -> SamplingParams:
+    """The parameters that the flags give. Raises SamplingError for a value out of range."""
+    given = {field.name: getattr(args, field.name, None) for field in fields(SamplingParams)}
+    values = {name: tuple(v) if isinstance(v, list) else v for name, v in given.items() if v is not None}
+    return SamplingParams(**{**args.sampling_defaults, **values})
+
+
+def add_model_flags(parser: argparse.ArgumentParser) -> None:
+    """MODEL, and how it computes."""
+    parser.add_argument("model", metavar="MODEL", help="a model, checkpoint, run or Hugging Face folder")
+    parser.add_argument(
+        "--precision", choices=["fp32", "bf16"], default="fp32", help="type of products; bf16 is faster"
+    )
+    parser.add_argument("--device", default="auto", help="auto, cpu, cuda, mps (default: auto)")
+
+
+@dataclass(frozen=True)
+class Writer:
+    """A model that can write."""
+
+    model: Decoder
+    tokenizer: Tokenizer
+    eos_ids: tuple[int, ...]
+
+
+def load_writer(args: argparse.Namespace) -> Writer:
+    """The model of `add_model_flags` with its tokenizer. Raises ModelFolderError for a preset, which has none."""
+    from smidgen.folders import load, load_tokenizer
+    from smidgen.training.devices import resolve_device
+    from smidgen.training.precision import apply_precision
+
+    device = resolve_device(args.device)
+    tokenizer = load_tokenizer(args.model)
+    model = load(args.model, device=device)
+    apply_precision(model, args.precision, device)
+    return Writer(model, tokenizer, _end_tokens(args.model, tokenizer))
+
+
+def _end_tokens(model: str, tokenizer: Tokenizer) -> tuple[int, ...]:
+    """The tokenizer's end token and those of the folder's generation_config.json (chat models name several)."""
+    from smidgen.folders import resolve
+    from smidgen.folders.architectures.fields import read_json
+
+    ids = [] if tokenizer.eos_id is None else [tokenizer.eos_id]
+    folder = resolve(model).folder
+    if folder is not None and (folder / "generation_config.json").is_file():
+        named = read_json(folder / "generation_config.json").get("eos_token_id")
+        ids += [named] if isinstance(named, int) else [i for i in named or [] if isinstance(i, int)]
+    return tuple(dict.fromkeys(ids))
