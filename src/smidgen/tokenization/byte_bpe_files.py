@@ -1,0 +1,155 @@
+"""The files of byte-level BPE: what of a `tokenizer.json` tiktoken's engine can take over, and how one is written."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from smidgen.runtime.errors import TokenizerError
+from smidgen.tokenization.byte_alphabet import BYTE_CHARACTERS
+from smidgen.tokenization.files import MERGES, VOCABULARY, read_object, read_text
+from smidgen.tokenization.merge_order import check_merge_order
+
+GPT2_PATTERN = r"'(?:[sdmt]|ll|ve|re)| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"
+"""GPT-2's pre-tokenizer: contractions, words, numbers and signs, each with the space before it, and whitespace."""
+
+_DIGITS_PATTERN = r"'(?:[sdmt]|ll|ve|re)| ?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+|\s+(?![^\s\p{N}])|\s+"
+"""GPT-2's after every digit has been split off (SmolLM2): whitespace before a digit is at the end of its piece."""
+
+Document = dict[str, Any]
+
+
+class UnprovenEngine(Exception):
+    """tiktoken's engine is not known to give the ids that a tokenizer.json defines; the message says why."""
+
+
+@dataclass(frozen=True)
+class ByteBPEParts:
+    """A tokenizer.json whose ids tiktoken's engine gives too."""
+
+    vocabulary: dict[str, int]
+    """Ids of single bytes and of what merges make, written in byte characters."""
+    merges: list[tuple[str, str]]
+    special_tokens: dict[str, int]
+    pattern: str
+
+
+def parse(document: Document) -> ByteBPEParts:
+    """The parts of a tokenizer.json. Raises UnprovenEngine where anything in it is beyond what is proven equal."""
+    model = document.get("model") or {}
+    decoder = document.get("decoder") or {}
+    if model.get("type", "BPE") != "BPE" or decoder.get("type") != "ByteLevel":
+        raise UnprovenEngine("it is no byte-level BPE")
+    for option in ("dropout", "continuing_subword_prefix", "end_of_word_suffix", "byte_fallback"):
+        if model.get(option):
+            raise UnprovenEngine(f"its model has {option}")
+    if document.get("normalizer") is not None:
+        raise UnprovenEngine("it normalises the text")
+    pattern = _pattern(document.get("pre_tokenizer"))
+    special_tokens = _special_tokens(document.get("added_tokens") or [])
+    vocabulary = {token: number for token, number in model["vocab"].items() if token not in special_tokens}
+    if any(character not in vocabulary for character in BYTE_CHARACTERS):
+        raise UnprovenEngine("its vocabulary lacks single bytes")
+    merges = [_pair(merge) for merge in model["merges"]]
+    reason = check_merge_order(vocabulary, merges)
+    if reason is not None:
+        raise UnprovenEngine(reason)
+    return ByteBPEParts(vocabulary, merges, special_tokens, pattern)
+
+
+def _pair(merge: str | Sequence[str]) -> tuple[str, str]:
+    left, right = merge.split(" ", 1) if isinstance(merge, str) else merge
+    return left, right
+
+
+def _pattern(pre_tokenizer: Any) -> str:
+    match pre_tokenizer:
+        case {"type": "ByteLevel", "add_prefix_space": False, **rest} if rest.get("use_regex", True):
+            return GPT2_PATTERN
+        case {
+            "type": "Sequence",
+            "pretokenizers": [
+                {"type": "Digits", "individual_digits": True},
+                {"type": "ByteLevel", "add_prefix_space": False, **rest},
+            ],
+        } if rest.get("use_regex", True):
+            return _DIGITS_PATTERN
+    raise UnprovenEngine("its pre-tokenizer is another")
+
+
+def _special_tokens(added_tokens: Sequence[Mapping[str, Any]]) -> dict[str, int]:
+    for token in added_tokens:
+        if not token["special"] or token["lstrip"] or token["rstrip"] or token["single_word"]:
+            raise UnprovenEngine(f"its added token {token['content']!r} is found in ordinary text or takes spaces in")
+    if len({token["normalized"] for token in added_tokens}) > 1:
+        raise UnprovenEngine("its special tokens are found in two passes")
+    return {token["content"]: token["id"] for token in added_tokens}
+
+
+def first_added_token(document: Document) -> str | None:
+    """The special token that a tokenizer.json puts in front of every text, if it does."""
+    processor = document.get("post_processor") or {}
+    for step in processor.get("processors", [processor]):
+        match step:
+            case {"type": "TemplateProcessing", "single": [{"SpecialToken": {"id": str(token)}}, *_]}:
+                return token
+    return None
+
+
+def document_of(
+    vocabulary: Mapping[str, int], merges: Sequence[tuple[str, str]], special_tokens: Mapping[str, int]
+) -> Document:
+    """A tokenizer.json with GPT-2's pre-tokenizer. Special tokens come on top of the vocabulary."""
+    byte_level = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": True}
+    properties = {"single_word": False, "lstrip": False, "rstrip": False, "normalized": False, "special": True}
+    entries = sorted({**vocabulary, **special_tokens}.items(), key=lambda entry: entry[1])
+    return {
+        "version": "1.0",
+        "truncation": None,
+        "padding": None,
+        "added_tokens": [
+            {"id": number, "content": token, **properties}
+            for token, number in sorted(special_tokens.items(), key=lambda entry: entry[1])
+        ],
+        "normalizer": None,
+        "pre_tokenizer": byte_level,
+        "post_processor": byte_level,
+        "decoder": byte_level,
+        "model": {
+            "type": "BPE",
+            "dropout": None,
+            "unk_token": None,
+            "continuing_subword_prefix": None,
+            "end_of_word_suffix": None,
+            "fuse_unk": False,
+            "byte_fallback": False,
+            "ignore_merges": False,
+            "vocab": dict(entries),
+            # Written as one string, a merge is read by older versions of `tokenizers` too.
+            "merges": [f"{left} {right}" for left, right in merges],
+        },
+    }
+
+
+def read_vocabulary_and_merges(folder: Path) -> Document:
+    """The tokenizer.json that GPT-2's `vocab.json` and `merges.txt` amount to.
+
+    Entries of the vocabulary that are neither a byte nor made by a merge are special tokens.
+    """
+    path = folder / VOCABULARY
+    entries = read_object(path)
+    if not all(isinstance(number, int) and number >= 0 for number in entries.values()):
+        raise TokenizerError(f"{path}: expected an object from tokens to ids")
+    merges = []
+    for number, line in enumerate(read_text(folder / MERGES).split("\n"), start=1):
+        left, _, right = line.rstrip("\r").partition(" ")
+        if line.startswith("#version") or not line.strip():
+            continue
+        if not right or " " in right:
+            raise TokenizerError(f"{folder / MERGES}: line {number}: expected two tokens with a space between them")
+        merges.append((left, right))
+    made = {left + right for left, right in merges}
+    special = {token: number for token, number in entries.items() if token not in made and len(token) > 1}
+    return document_of({token: number for token, number in entries.items() if token not in special}, merges, special)
