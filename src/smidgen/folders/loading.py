@@ -14,6 +14,7 @@ from smidgen.folders.resolve import resolve
 from smidgen.model import Decoder
 from smidgen.runtime.errors import ModelFolderError
 from smidgen.runtime.protocols import Tokenizer
+from smidgen.tokenization import load_tokenizer as load_tokenizer_files
 
 
 def build(
@@ -58,8 +59,6 @@ def model_config(model: str | Path) -> ModelConfig:
 
 def load_tokenizer(model: str | Path) -> Tokenizer:
     """The tokenizer of the model that MODEL names. Raises ModelFolderError for a preset, which has none."""
-    from smidgen.tokenization import load_tokenizer as load_tokenizer_files
-
     source = resolve(model)
     if source.folder is None:
         raise ModelFolderError(
