@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fcntl
+import itertools
 import json
 import os
 from pathlib import Path
@@ -36,7 +37,7 @@ def run(source: Path | str, out: Path, tokenizer: dict[str, Any] | None = None, 
 def documents_of(dataset: Dataset, split: str = "train") -> list[bytes]:
     tokens = getattr(dataset, split).tokens
     offsets = getattr(dataset, split).document_offsets
-    documents = [tokens[start:stop].tolist() for start, stop in zip(offsets[:-1], offsets[1:], strict=True)]
+    documents = [tokens[start:stop].tolist() for start, stop in itertools.pairwise(offsets)]
     assert all(document[-1] == EOS for document in documents)
     return [bytes(document[:-1]) for document in documents]
 

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 from smidgen.data.documents import Piece
+from smidgen.runtime.chat_template import render_chat
 from smidgen.runtime.protocols import Tokenizer
 
 _BATCH_CHARACTERS = 1 << 21
@@ -25,23 +26,37 @@ class EncodedPiece:
 def encode_pieces(tokenizer: Tokenizer, pieces: Iterable[Piece]) -> Iterator[EncodedPiece]:
     """The pieces in their order, encoded.
 
-    Plain text never becomes a special token, whatever it spells; in conversations the markers of the template do.
+    Documents begin with the beginning token where the tokenizer asks for one (Llama-2's), as prompts will. Plain text
+    never becomes a special token, whatever it spells; in conversations the markers of the chat template do.
     """
+    # A tokenizer that does not say gets none: its files decide, and ours do not ask for it.
+    adds_bos = bool(getattr(tokenizer, "adds_bos", False))
     for batch in _batches(pieces):
-        texts = [encoded_text(tokenizer, piece) for piece in batch]
+        texts = [_encoded_text(tokenizer, piece) for piece in batch]
         ids: dict[int, list[int]] = {}
-        for special in (False, True):
-            rows = [row for row, piece in enumerate(batch) if (piece.messages is not None) == special]
-            if rows:
-                encoded = tokenizer.encode_batch([texts[row] for row in rows], special=special)
-                ids.update(zip(rows, encoded, strict=True))
+        groups: dict[tuple[bool, bool], list[int]] = {}
+        for row, piece in enumerate(batch):
+            is_chat = piece.messages is not None
+            groups.setdefault((adds_bos and piece.begins and not is_chat, is_chat), []).append(row)
+        for (bos, special), rows in groups.items():
+            encoded = tokenizer.encode_batch([texts[row] for row in rows], bos=bos, special=special)
+            ids.update(zip(rows, encoded, strict=True))
         for row, piece in enumerate(batch):
             yield EncodedPiece(piece, ids[row], len(texts[row].encode()))
 
 
-def encoded_text(tokenizer: Tokenizer, piece: Piece) -> str:
-    """What is encoded of a piece: without an end-of-text token, the separator that followed it in the source too."""
-    return piece.text + piece.separator if tokenizer.eos_id is None else piece.text
+def _encoded_text(tokenizer: Tokenizer, piece: Piece) -> str:
+    """What is encoded of a piece.
+
+    A conversation is rendered by the tokenizer's template, if it has one. Without an end-of-text token, what separated
+    the document from the next one in its source belongs to it.
+    """
+    text = piece.text
+    if piece.messages is not None and tokenizer.chat_template is not None:
+        spelling = {token: name for name, token in tokenizer.special_tokens.items()}
+        bos, eos = ("" if token is None else spelling[token] for token in (tokenizer.bos_id, tokenizer.eos_id))
+        text = render_chat(tokenizer.chat_template, piece.messages, bos_token=bos, eos_token=eos)
+    return text + piece.separator if tokenizer.eos_id is None else text
 
 
 def _batches(pieces: Iterable[Piece]) -> Iterator[list[Piece]]:

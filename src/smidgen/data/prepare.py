@@ -187,7 +187,10 @@ def _train(config: TokenizerConfig, pieces: Callable[[], Iterator[Piece]], total
                 # Of a conversation only what is said: its markers are special tokens, not text to learn from.
                 yield from (m["content"] for m in piece.messages) if piece.messages else (piece.text,)
 
-    return train_tokenizer(config.kind, texts(), config.vocab_size or DEFAULT_VOCAB_SIZE)
+    vocab_size = config.vocab_size
+    if vocab_size is None and config.kind != "characters":
+        vocab_size = DEFAULT_VOCAB_SIZE
+    return train_tokenizer(config.kind, texts(), vocab_size)
 
 
 def _write(
