@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import atexit
 import os
+import shutil
 import sys
 import tempfile
 from collections.abc import Callable
@@ -15,6 +17,7 @@ from torch import nn
 # Both are read when transformers is first imported; modelling files of our own are copied to the second.
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["HF_MODULES_CACHE"] = tempfile.mkdtemp(prefix="smidgen-test-modules-")
+atexit.register(shutil.rmtree, os.environ["HF_MODULES_CACHE"], ignore_errors=True)
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "benchmarks"))
 
 

@@ -48,6 +48,7 @@ save_file({"logits": logits, "generated": generated.contiguous()}, outputs)
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "case",
     [TINYLM, *(case for case in parity.CASES if case.shape == "sandwich, scaled embeddings")],
