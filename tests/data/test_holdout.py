@@ -15,7 +15,8 @@ from smidgen.runtime.errors import DataError
 
 def routed(pieces: list[Piece], holdout: Holdout, seed: int = 0) -> list[Piece]:
     survey = Survey(holdout, seed)
-    survey.read(pieces, lambda done: None)
+    for piece in pieces:
+        survey.add(piece)
     survey.check()
     return list(survey.route(pieces))
 

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from smidgen.data import Prepared
 
 _SECONDS_BETWEEN_LINES = 5.0
+_SECONDS_BETWEEN_UPDATES = 0.1
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -166,11 +167,17 @@ def _progress() -> Iterator[Callable[[str, int, int], None]]:
     )
     with Progress(*columns, console=Console(stderr=True)) as bars:
         tasks: dict[str, Any] = {}
+        drawn = 0.0
 
         def report(stage: str, done: int, total: int) -> None:
+            nonlocal drawn
             if stage not in tasks:
                 tasks[stage] = bars.add_task(stage, total=total)
+            # An update for every document would cost more than reading it.
+            elif done < total and time.monotonic() - drawn < _SECONDS_BETWEEN_UPDATES:
+                return
             bars.update(tasks[stage], completed=done, total=total)
+            drawn = time.monotonic()
 
         yield report
 
@@ -186,7 +193,7 @@ class _Lines:
         now = time.monotonic()
         if stage != self._stage:
             self._stage, self._began, self._printed = stage, now, now
-        if now - self._printed < _SECONDS_BETWEEN_LINES:
+        if now - self._printed < _SECONDS_BETWEEN_LINES or done == 0:
             return
         self._printed = now
         rate = done / (now - self._began)

@@ -54,7 +54,9 @@ def _encoded_text(tokenizer: Tokenizer, piece: Piece) -> str:
     text = piece.text
     if piece.messages is not None and tokenizer.chat_template is not None:
         spelling = {token: name for name, token in tokenizer.special_tokens.items()}
-        bos, eos = ("" if token is None else spelling[token] for token in (tokenizer.bos_id, tokenizer.eos_id))
+        bos, eos = (
+            spelling.get(token, "") if token is not None else "" for token in (tokenizer.bos_id, tokenizer.eos_id)
+        )
         text = render_chat(tokenizer.chat_template, piece.messages, bos_token=bos, eos_token=eos)
     return text + piece.separator if tokenizer.eos_id is None else text
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import heapq
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -57,18 +57,16 @@ class Survey:
         self.bytes = 0
         """UTF-8 bytes of everything."""
 
-    def read(self, pieces: Iterable[Piece], progress: Callable[[int], None]) -> None:
-        """Take in a source; `progress` is told the bytes so far."""
-        for piece in pieces:
-            self.bytes += len(piece.text.encode())
-            self.all_documents += piece.begins
-            progress(self.bytes)
-            if piece.split is not None:
-                continue
-            self.characters += len(piece.text)
-            if piece.begins:
-                self.documents += 1
-                self._remember(_hash_of(piece.text, self._seed))
+    def add(self, piece: Piece) -> None:
+        """Take in the next piece of the corpus."""
+        self.bytes += len(piece.text.encode())
+        self.all_documents += piece.begins
+        if piece.split is not None:
+            return
+        self.characters += len(piece.text)
+        if piece.begins:
+            self.documents += 1
+            self._remember(_hash_of(piece.text, self._seed))
 
     def _remember(self, key: int) -> None:
         """Keep the largest hash and the `documents` smallest ones (at least one, negated for a bounded heap)."""

@@ -158,14 +158,21 @@ def _survey(
     """Read everything once: bad input is found before any long work, and the choice of held-out documents is made."""
     survey = Survey(holdout, seed)
     total = sum(record.bytes or 0 for record in records)
+    finished = 0
     for source, record in zip(sources, records, strict=True):
-        before = survey.all_documents
-        survey.read(source.pieces(), lambda done: report("reading", done, max(total, done)))
-        if survey.all_documents == before:
+        documents, text_bytes = survey.all_documents, survey.bytes
+        for piece in source.pieces():
+            survey.add(piece)
+            # Text is shorter than the JSON that holds it, so a file may end before its share is counted.
+            done = finished + survey.bytes - text_bytes
+            report("reading", done if record.bytes is None else min(done, finished + record.bytes), max(total, done))
+        finished += record.bytes or 0
+        if survey.all_documents == documents:
             logger.warning("%s: holds no text", record.name)
     if survey.all_documents == 0:
         raise DataError(f"{records[0].name}: holds no text{_others(records)}; name a source that does")
     survey.check()
+    report("reading", total or survey.bytes, total or survey.bytes)
     return survey
 
 
