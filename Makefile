@@ -7,7 +7,9 @@ BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 # Extra arguments for pip, e.g. PIP_ARGS="--index-url …" for a mirror or PyTorch's CPU builds.
 PIP_ARGS ?=
-PYTEST_ARGS ?=
+# A process a core, a thread each: small tensors lose more to threads that wait for each other than they gain.
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest
+PYTEST_ARGS ?= --numprocesses auto --dist worksteal
 
 .DEFAULT_GOAL := help
 .PHONY: help install quickstart test torture lint format clean
@@ -32,10 +34,10 @@ quickstart: $(INSTALLED)
 	$(BIN)/smidgen quickstart
 
 test: $(INSTALLED)
-	$(BIN)/python -m pytest -m "not torture" $(PYTEST_ARGS)
+	$(PYTEST) -m "not torture" $(PYTEST_ARGS)
 
 torture: $(INSTALLED)
-	$(BIN)/python -m pytest -m torture $(PYTEST_ARGS)
+	$(PYTEST) -m torture $(PYTEST_ARGS)
 
 lint: $(INSTALLED)
 	$(BIN)/ruff format --check .
