@@ -11,7 +11,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from smidgen.runtime import EngineInfo, Event, FinishReason, SamplingParams, TokenizerError
-from smidgen.runtime.generation import Chunk, StopStrings, encode_prompt, generate_texts, stream
+from smidgen.runtime.chat_template import ChatTemplateError
+from smidgen.runtime.generation import (
+    Chunk,
+    StopStrings,
+    encode_chat,
+    encode_prompt,
+    end_of_turn_ids,
+    generate_texts,
+    stream,
+)
 
 BOS, EOS, THE = 256, 257, 258
 
@@ -25,7 +34,7 @@ class Bytes:
     eos_id: int | None = EOS
     pad_id = None
     special_tokens = {"<s>": BOS, "</s>": EOS}  # noqa: RUF012
-    chat_template = None
+    chat_template: str | None = None
     fingerprint = "bytes"
     invalid_bytes = "replace"
 
@@ -209,4 +218,31 @@ def test_a_tokenizer_may_say_that_prompts_need_no_bos() -> None:
     tokenizer = Bytes()
     tokenizer.adds_bos = False  # type: ignore[attr-defined]
     assert encode_prompt(tokenizer, "a") == [97]
+    assert encode_prompt(tokenizer, "") == [EOS]
+    tokenizer.eos_id = None
     assert encode_prompt(tokenizer, "") == [BOS]
+
+
+def test_chats_to_tokens() -> None:
+    tokenizer = Bytes()
+    messages = [{"role": "user", "content": "hi"}]
+    with pytest.raises(ChatTemplateError, match="no chat template"):
+        encode_chat(tokenizer, messages)
+    tokenizer.chat_template = "{{ bos_token }}{% for m in messages %}[{{ m.content }}]{% endfor %}"
+    assert encode_chat(tokenizer, messages) == list(b"<s>[hi]")
+    assert end_of_turn_ids(tokenizer) == ()
+
+
+@pytest.mark.parametrize(
+    ("behind", "expected"),
+    [("{{ eos_token }}", (EOS,)), (" </s>\n", (EOS,)), ("\n", ()), ("", ()), ("\n### ", ())],
+)
+def test_the_token_behind_the_assistants_words_ends_its_turn(behind: str, expected: tuple[int, ...]) -> None:
+    class Special(Bytes):
+        chat_template = "{% for m in messages %}{{ m.role }}: {{ m.content }}" + behind + "{% endfor %}"
+
+        def encode(self, text: str, bos: bool = False, special: bool = False) -> list[int]:
+            assert special
+            return [EOS, *text[4:].encode()] if text.startswith("</s>") else list(text.encode())
+
+    assert end_of_turn_ids(Special()) == expected

@@ -42,17 +42,23 @@ def run(args: argparse.Namespace) -> int:
     output = None if args.json else _Output(prompts)
     meter = _Meter(sum(map(len, ids)))
     chunks: list[list[Chunk]] = [[] for _ in prompts]
-    for chunk in stream(engine, writer.tokenizer, ids, params):
-        meter.count(chunk)
-        chunks[chunk.index].append(chunk)
-        if output is not None:
-            output.show(chunk)
-    if args.json:
+    interrupted = False
+    try:
+        for chunk in stream(engine, writer.tokenizer, ids, params):
+            meter.count(chunk)
+            chunks[chunk.index].append(chunk)
+            if output is not None:
+                output.show(chunk)
+    except KeyboardInterrupt:
+        interrupted = True
+    if interrupted:
+        print()
+    elif args.json:
         answers = [completion(own, len(prompt)) for own, prompt in zip(chunks, ids, strict=True)]
         json.dump(_report(prompts, answers, meter), sys.stdout, indent=2, ensure_ascii=False)
         print()
     print(meter.line(), file=sys.stderr)
-    return 0
+    return 130 if interrupted else 0
 
 
 def _read_prompts(arguments: Sequence[str]) -> list[str]:

@@ -165,7 +165,8 @@ class TorchEngine:
         padded = [tokens + [0] * (length - len(tokens)) for tokens in fed]
         mask = None
         if any(len(tokens) < length for tokens in fed):
-            mask = torch.tensor([[1] * len(tokens) + [0] * (length - len(tokens)) for tokens in fed])
+            rows = [[1] * len(tokens) + [0] * (length - len(tokens)) for tokens in fed]
+            mask = torch.tensor(rows, device=self._device)
         hidden = self._model.hidden(torch.tensor(padded, device=self._device), mask, cache=self._cache)
         last = [len(fed[slot]) - 1 for slot in ready]
         return ready, hidden[ready, last]

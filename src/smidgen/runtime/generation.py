@@ -112,15 +112,15 @@ class _Answer:
 def encode_prompt(tokenizer: Tokenizer, text: str) -> list[int]:
     """Token ids of a prompt, after the beginning token where the tokenizer asks for one (Llama, Gemma).
 
-    An empty prompt becomes the beginning or, for want of one, the end token. Text that spells a special token is
-    plain text.
+    An empty prompt becomes the token that the model saw in front of a document: the beginning token where there is one
+    in front of every prompt, else the end token of the document before. Text that spells a special token is plain text.
     """
-    first = tokenizer.bos_id if tokenizer.bos_id is not None else tokenizer.eos_id
     # A tokenizer that does not say whether its model was trained with a beginning token is taken to want it.
-    bos = bool(getattr(tokenizer, "adds_bos", tokenizer.bos_id is not None))
-    ids = tokenizer.encode(text, bos=bos)
+    adds_bos = bool(getattr(tokenizer, "adds_bos", tokenizer.bos_id is not None))
+    ids = tokenizer.encode(text, bos=adds_bos)
     if ids:
         return ids
+    first = tokenizer.bos_id if tokenizer.eos_id is None else tokenizer.eos_id
     if first is None:
         raise TokenizerError("the prompt is empty and the tokenizer has no bos or eos token to begin with; give a text")
     return [first]
