@@ -11,6 +11,7 @@ import json
 import sys
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from smidgen.cli.sampling import add_model_flags, add_sampling_flags, load_writer, sampling_params
@@ -33,11 +34,13 @@ def run(args: argparse.Namespace) -> int:
     params = sampling_params(args)
     prompts = _read_prompts(args.prompt)
 
-    from smidgen.inference import engine_for
+    from smidgen.inference import default_length, engine_for
     from smidgen.runtime.generation import completion, encode_prompt, stream
 
     writer = load_writer(args)
     ids = [encode_prompt(writer.tokenizer, prompt) for prompt in prompts]
+    if args.max_new_tokens is None:
+        params = replace(params, max_new_tokens=default_length(writer.model, ids))
     engine = engine_for(writer.model, writer.tokenizer, ids, params, writer.eos_ids)
     output = None if args.json else _Output(prompts)
     meter = _Meter(sum(map(len, ids)))

@@ -22,10 +22,10 @@ def generate(model: Decoder, tokenizer: Tokenizer, prompt: Sequence[str], **samp
 def generate(model: Decoder, tokenizer: Tokenizer, prompt: str | Sequence[str], **sampling: Any) -> str | list[str]:
     """Continue a prompt, or several at once; returns the continuations, without the prompts.
 
-    `sampling` are the fields of SamplingParams: `max_new_tokens`, `temperature` (0: greedy), `top_k`, `top_p`, `min_p`,
-    `repetition_penalty`, `no_repeat_ngram_size`, `stop` (a string or several), `seed` … An answer ends before a stop
-    string, at the tokenizer's end token, or after `max_new_tokens`. With a seed, a prompt's answer does not depend on
-    the other prompts. The model computes in its `compute_dtype` and is not changed.
+    `sampling` are the fields of SamplingParams: `max_new_tokens` (see `default_length`), `temperature` (0: greedy),
+    `top_k`, `top_p`, `min_p`, `repetition_penalty`, `no_repeat_ngram_size`, `stop` (a string or several), `seed` … An
+    answer ends before a stop string, at the tokenizer's end token, or after `max_new_tokens`. With a seed, a prompt's
+    answer does not depend on the other prompts. The model computes in its `compute_dtype` and is not changed.
 
     Raises SamplingError for parameters out of range, ContextLengthError when a prompt and its answer exceed the
     context. Each call prepares the model and a cache anew: a program that answers many requests keeps a TorchEngine
@@ -35,11 +35,17 @@ def generate(model: Decoder, tokenizer: Tokenizer, prompt: str | Sequence[str], 
         if name in sampling:
             value = sampling[name]
             sampling[name] = (value,) if isinstance(value, str | int) else tuple(value)
-    params = SamplingParams(**sampling)
     prompts = [prompt] if isinstance(prompt, str) else list(prompt)
     ids = [encode_prompt(tokenizer, text) for text in prompts]
+    params = SamplingParams(**{"max_new_tokens": default_length(model, ids), **sampling})
     texts = [c.text for c in generate_texts(engine_for(model, tokenizer, ids, params), tokenizer, ids, params)]
     return texts[0] if isinstance(prompt, str) else texts
+
+
+def default_length(model: Decoder, prompts: Sequence[Sequence[int]]) -> int:
+    """The `max_new_tokens` of somebody who names none: SamplingParams' own, or as many as fit behind the prompts."""
+    space = model.config.max_seq_len - max(map(len, prompts), default=0)
+    return max(1, min(SamplingParams().max_new_tokens, space))
 
 
 def engine_for(
