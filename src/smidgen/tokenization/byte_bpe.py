@@ -20,7 +20,7 @@ from smidgen.tokenization.byte_bpe_files import Document, document_of, first_add
 from smidgen.tokenization.files import TOKENIZER_JSON
 from smidgen.tokenization.settings import END_OF_TEXT, PADDING, TURN_END, TURN_START, TokenizerSettings
 from smidgen.tokenization.special import TokenFinder
-from smidgen.tokenization.texts import training_texts
+from smidgen.tokenization.texts import training_chunks
 
 if TYPE_CHECKING:
     import tiktoken
@@ -36,6 +36,9 @@ MIN_VOCAB_SIZE = 256 + len(SPECIAL_TOKENS)
 
 _LONG_WHITESPACE = 1 << 17
 """tiktoken's regular expressions fail on runs of whitespace somewhere above 600,000 characters."""
+
+_TRAINING_CHUNK = 1 << 16
+"""Characters. The trainer takes 256 texts at a time, so this bounds its memory."""
 
 
 class ByteBPETokenizer(ByteTokensMixin):
@@ -85,7 +88,9 @@ class ByteBPETokenizer(ByteTokensMixin):
 
         special = set(self._special_tokens.values())
         ranks = {token: number for number, token in self._table.items() if number not in special}
-        return tiktoken.Encoding(self.kind, pat_str=self._parts.pattern, mergeable_ranks=ranks, special_tokens={})
+        return tiktoken.Encoding(
+            self.kind, pat_str=self._parts.pre_tokenizer.pattern, mergeable_ranks=ranks, special_tokens={}
+        )
 
     @cached_property
     def _slow_engine(self) -> tokenizers.Tokenizer:
@@ -109,14 +114,15 @@ class ByteBPETokenizer(ByteTokensMixin):
         return ids
 
     def _encode_ordinary(self, text: str) -> list[int]:
-        if _has_long_whitespace(text):
+        doubtful = self._parts.pre_tokenizer.doubtful
+        if _has_long_whitespace(text) or (doubtful is not None and doubtful.search(text)):
             ids: list[int] = self._slow_engine.encode(text, add_special_tokens=False).ids
             return ids
         return self._engine.encode_ordinary(text)
 
     def _identity(self) -> Any:
         merges = [f"{left} {right}" for left, right in self._parts.merges]
-        return [self.kind, self._parts.pattern, self._parts.vocabulary, merges]
+        return [self.kind, self._parts.pre_tokenizer.pattern, self._parts.vocabulary, merges]
 
     def _files(self) -> dict[str, str | bytes]:
         return {
@@ -156,7 +162,7 @@ def train_byte_bpe(texts: Iterable[str], vocab_size: int) -> ByteBPETokenizer:
         initial_alphabet=ByteLevel.alphabet(),
         show_progress=False,
     )
-    tokenizer.train_from_iterator(training_texts(texts), trainer)
+    tokenizer.train_from_iterator(training_chunks(texts, _TRAINING_CHUNK), trainer)
     trained = json.loads(tokenizer.to_str())["model"]
     vocabulary = {token: number for token, number in trained["vocab"].items() if token not in SPECIAL_TOKENS}
     document = document_of(vocabulary, [(left, right) for left, right in trained["merges"]], SPECIAL_TOKENS)

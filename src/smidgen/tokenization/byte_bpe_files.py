@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,13 +13,29 @@ from smidgen.tokenization.byte_alphabet import BYTE_CHARACTERS
 from smidgen.tokenization.files import MERGES, VOCABULARY, read_object, read_text
 from smidgen.tokenization.merge_order import check_merge_order
 
-GPT2_PATTERN = r"'(?:[sdmt]|ll|ve|re)| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"
-"""GPT-2's pre-tokenizer: contractions, words, numbers and signs, each with the space before it, and whitespace."""
-
-_DIGITS_PATTERN = r"'(?:[sdmt]|ll|ve|re)| ?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+|\s+(?![^\s\p{N}])|\s+"
-"""GPT-2's after every digit has been split off (SmolLM2): whitespace before a digit is at the end of its piece."""
-
 Document = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class PreTokenizer:
+    """How a text is cut into the pieces that merges stay within."""
+
+    pattern: str
+    """Regular expression of tiktoken's engine; its matches are the pieces."""
+    doubtful: re.Pattern[str] | None = None
+    """Characters that `tokenizers` may put in another class: texts that have one are left to it."""
+
+
+_GPT2 = PreTokenizer(r"'(?:[sdmt]|ll|ve|re)| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+")
+"""GPT-2's: contractions, words, numbers and signs, each with the space before it, and whitespace."""
+
+_SINGLE_DIGITS = PreTokenizer(
+    r"'(?:[sdmt]|ll|ve|re)| ?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+|\s+(?![^\s\p{N}])|\s+",
+    re.compile("[\U00010000-\U0001efff]"),
+)
+"""GPT-2's after every digit has been split off (SmolLM2): whitespace before a digit is at the end of its piece. What a
+digit is, `tokenizers` takes from a newer version of Unicode than the one that its patterns, and tiktoken's, go by;
+digits are still being added to the scripts beyond U+10000."""
 
 
 class UnprovenEngine(Exception):
@@ -33,11 +50,18 @@ class ByteBPEParts:
     """Ids of single bytes and of what merges make, written in byte characters."""
     merges: list[tuple[str, str]]
     special_tokens: dict[str, int]
-    pattern: str
+    pre_tokenizer: PreTokenizer
 
 
 def parse(document: Document) -> ByteBPEParts:
     """The parts of a tokenizer.json. Raises UnprovenEngine where anything in it is beyond what is proven equal."""
+    try:
+        return _parse(document)
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        raise UnprovenEngine(f"it is malformed: {error!r}") from None
+
+
+def _parse(document: Document) -> ByteBPEParts:
     model = document.get("model") or {}
     decoder = document.get("decoder") or {}
     if model.get("type", "BPE") != "BPE" or decoder.get("type") != "ByteLevel":
@@ -47,7 +71,7 @@ def parse(document: Document) -> ByteBPEParts:
             raise UnprovenEngine(f"its model has {option}")
     if document.get("normalizer") is not None:
         raise UnprovenEngine("it normalises the text")
-    pattern = _pattern(document.get("pre_tokenizer"))
+    pre_tokenizer = _pre_tokenizer(document.get("pre_tokenizer"))
     special_tokens = _special_tokens(document.get("added_tokens") or [])
     vocabulary = {token: number for token, number in model["vocab"].items() if token not in special_tokens}
     if any(character not in vocabulary for character in BYTE_CHARACTERS):
@@ -56,7 +80,7 @@ def parse(document: Document) -> ByteBPEParts:
     reason = check_merge_order(vocabulary, merges)
     if reason is not None:
         raise UnprovenEngine(reason)
-    return ByteBPEParts(vocabulary, merges, special_tokens, pattern)
+    return ByteBPEParts(vocabulary, merges, special_tokens, pre_tokenizer)
 
 
 def _pair(merge: str | Sequence[str]) -> tuple[str, str]:
@@ -64,10 +88,10 @@ def _pair(merge: str | Sequence[str]) -> tuple[str, str]:
     return left, right
 
 
-def _pattern(pre_tokenizer: Any) -> str:
-    match pre_tokenizer:
+def _pre_tokenizer(description: Any) -> PreTokenizer:
+    match description:
         case {"type": "ByteLevel", "add_prefix_space": False, **rest} if rest.get("use_regex", True):
-            return GPT2_PATTERN
+            return _GPT2
         case {
             "type": "Sequence",
             "pretokenizers": [
@@ -75,7 +99,7 @@ def _pattern(pre_tokenizer: Any) -> str:
                 {"type": "ByteLevel", "add_prefix_space": False, **rest},
             ],
         } if rest.get("use_regex", True):
-            return _DIGITS_PATTERN
+            return _SINGLE_DIGITS
     raise UnprovenEngine("its pre-tokenizer is another")
 
 

@@ -94,11 +94,15 @@ class CharacterTokenizer(ByteTokensMixin):
 
 def from_document(document: Document, settings: TokenizerSettings) -> CharacterTokenizer | None:
     """The tokenizer in a tokenizer.json that was written here; None when it holds another kind."""
-    model = document.get("model") or {}
-    if model.get("type") != "WordLevel" or document.get("pre_tokenizer") != _PRE_TOKENIZER:
+    model = document["model"]
+    if (
+        not isinstance(model, dict)
+        or model.get("type") != "WordLevel"
+        or document.get("pre_tokenizer") != _PRE_TOKENIZER
+    ):
         return None
     special_tokens = {token["content"]: token["id"] for token in document.get("added_tokens") or ()}
-    vocabulary = {token: number for token, number in model["vocab"].items() if token not in special_tokens}
+    vocabulary = {token: number for token, number in model.get("vocab", {}).items() if token not in special_tokens}
     if any(len(token) != 1 for token in vocabulary):
         return None
     return CharacterTokenizer(vocabulary, special_tokens, settings)

@@ -111,7 +111,7 @@ def _from_model(file: Path, settings: TokenizerSettings | None, document: Docume
 
     settings = settings or TokenizerSettings()
     if document is not None:
-        entries = {token["content"]: (token["id"], token["special"]) for token in document["added_tokens"]}
+        entries = {token["content"]: (token["id"], token["special"]) for token in document.get("added_tokens") or ()}
     else:
         entries = _added_tokens(file.parent, settings)
     return SentencePieceTokenizer(read_bytes(file), settings, entries)

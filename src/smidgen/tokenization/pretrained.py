@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Sequence
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from smidgen.runtime.detokenizer import REPLACE_EACH_BYTE
 from smidgen.runtime.errors import TokenizerError
-from smidgen.tokenization.base import BaseTokenizer, ByteTokensMixin
+from smidgen.tokenization.base import BaseTokenizer, ByteTokensMixin, check_text
 from smidgen.tokenization.byte_alphabet import is_bytes, to_bytes
 from smidgen.tokenization.byte_bpe_files import Document
 from smidgen.tokenization.files import TOKENIZER_JSON
@@ -20,6 +21,8 @@ if TYPE_CHECKING:
 
 _SPACE = "▁"
 """What SentencePiece, and vocabularies that come from it, write for a space."""
+
+_BYTE_TOKEN = re.compile("<0x[0-9A-Fa-f]{2}>")
 
 
 class PretrainedTokenizer(BaseTokenizer):
@@ -83,6 +86,15 @@ class PretrainedTokenizer(BaseTokenizer):
         ids: list[int] = engine.encode(text, add_special_tokens=False).ids
         return ids
 
+    def encode_batch(self, texts: Sequence[str], bos: bool = False, special: bool = False) -> list[list[int]]:
+        """`encode` of each text, on all cores: by the library's own threads, as its `encode` keeps Python locked."""
+        for text in texts:
+            check_text(text)
+        prefix = [self._required_bos()] if bos else []
+        engine = self._engine if special else self._ordinary_engine
+        encodings = engine.encode_batch_fast(list(texts), add_special_tokens=False)
+        return [prefix + encoding.ids for encoding in encodings]
+
     def decode(self, ids: Sequence[int], skip_special: bool = False) -> str:
         """Text of `ids`, as `tokenizers` decodes them.
 
@@ -123,7 +135,7 @@ class PretrainedByteTokenizer(ByteTokensMixin, PretrainedTokenizer):
     def _bytes_of(self, token: str) -> bytes:
         if self._byte_level:
             return to_bytes(token) if is_bytes(token) else token.encode("utf-8")
-        if len(token) == 6 and token.startswith("<0x") and token.endswith(">"):
+        if _BYTE_TOKEN.fullmatch(token):
             return bytes.fromhex(token[3:5])
         return token.replace(_SPACE, " ").encode("utf-8")
 

@@ -24,6 +24,21 @@ def training_texts(texts: Iterable[str]) -> Iterator[str]:
         )
 
 
+def training_chunks(texts: Iterable[str], max_characters: int) -> Iterator[str]:
+    """The texts, longer ones than `max_characters` in pieces, cut behind a line feed where there is one.
+
+    For trainers that gather many texts before they work on them.
+    """
+    for text in training_texts(texts):
+        start = 0
+        while start < len(text):
+            end = start + max_characters
+            if end < len(text):
+                end = text.rfind("\n", start, end) + 1 or end
+            yield text[start:end]
+            start = end
+
+
 def training_lines(texts: Iterable[str], max_characters: int) -> Iterator[str]:
     """The lines of the texts, without line ends and empty ones; longer ones than `max_characters` in pieces."""
     for text in training_texts(texts):
