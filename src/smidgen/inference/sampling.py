@@ -51,20 +51,18 @@ class _Group:
         self._temperature = torch.tensor([[p.temperature] for p in params], device=device)
         self._filters = Filters.of(params, vocab_size, device) if _is_filtered(params[0]) else None
 
-    def choose(self, logits: Tensor) -> Tensor:
-        """Tokens [r] for penalised logits [r, V]."""
-        if self.greedy:
-            return logits.argmax(-1)
+    def draw(self, logits: Tensor) -> Tensor:
+        """Tokens [r] for penalised logits [r, V] (overwritten); not for greedy rows."""
         values, ids = self.process(logits)
         numbers = torch.tensor([generator.getrandbits(24) for generator in self._generators])
         index = draw(values, (numbers / 2**24).to(values.device))
         return index if ids is None else ids.gather(-1, index[:, None])[:, 0]
 
     def process(self, logits: Tensor) -> tuple[Tensor, Tensor | None]:
-        """The logits to draw from [r, K], and the tokens they belong to (None: the whole vocabulary in order)."""
+        """The logits to draw from [r, K] and their tokens (None: the vocabulary in order); `logits` is overwritten."""
         if self.greedy:
             return logits, None
-        logits = logits / self._temperature
+        logits.div_(self._temperature)
         return (logits, None) if self._filters is None else self._filters.apply(logits)
 
 
@@ -74,7 +72,7 @@ class _Penalty:
     def __init__(self, rows: list[int], slots: list[int], sequences: list[_Sequence], device: torch.device) -> None:
         self.rows = torch.tensor(rows, device=device)
         self.slots = torch.tensor([slots[row] for row in rows], device=device)
-        self.factors = torch.tensor([sequences[row].params.repetition_penalty for row in rows], device=device)
+        self.values = torch.tensor([sequences[row].params.repetition_penalty for row in rows], device=device)
 
 
 @dataclass
@@ -100,7 +98,8 @@ class Sampler:
         self._vocab_size = vocab_size
         self._device = device
         self._sequences: dict[int, _Sequence] = {}
-        self._seen = torch.zeros(num_slots, vocab_size, dtype=torch.bool, device=device)
+        self._penalties = torch.ones(num_slots, vocab_size, device=device)
+        """What divides or multiplies each logit: the penalty for tokens of prompt and answer, else 1."""
         self._plan: _Plan | None = None
 
     def assign(self, slot: int, params: SamplingParams, prompt: Sequence[int]) -> None:
@@ -108,8 +107,8 @@ class Sampler:
         ngrams = NGramHistory(params.no_repeat_ngram_size, prompt) if params.no_repeat_ngram_size else None
         self._sequences[slot] = _Sequence(params, random.Random(params.seed), ngrams)
         if params.repetition_penalty != 1:
-            self._seen[slot] = False
-            self._seen[slot, torch.tensor(prompt, device=self._device)] = True
+            self._penalties[slot] = 1.0
+            self._penalties[slot, torch.tensor(prompt, device=self._device)] = params.repetition_penalty
         self._plan = None
 
     def sample(self, logits: Tensor, slots: Sequence[int]) -> list[Choice]:
@@ -121,12 +120,13 @@ class Sampler:
         plan = self._plan_for(slots)
         logprobs = logits[plan.with_logprobs].log_softmax(-1) if plan.with_logprobs else None
         self._penalize(logits, plan)
-        chosen = torch.empty(len(slots), dtype=torch.int64, device=self._device)
+        largest, chosen = logits.max(-1)
         for group in plan.groups:
-            chosen[group.rows] = group.choose(logits[group.rows])
+            if not group.greedy:
+                chosen[group.rows] = group.draw(logits[group.rows])
         if plan.penalty is not None:
-            self._seen[plan.penalty.slots, chosen[plan.penalty.rows]] = True
-        tokens = _tokens(logits, chosen)
+            self._penalties[plan.penalty.slots, chosen[plan.penalty.rows]] = plan.penalty.values
+        tokens = _tokens(largest, chosen)
         for row, ngrams in plan.ngrams:
             ngrams.append(tokens[row])
         choices = [Choice(None if token == _NOTHING_LEFT else token) for token in tokens]
@@ -149,8 +149,8 @@ class Sampler:
 
     def _penalize(self, logits: Tensor, plan: _Plan) -> None:
         if plan.penalty is not None:
-            rows, seen = plan.penalty.rows, self._seen[plan.penalty.slots]
-            logits[rows] = penalize_repetition(logits[rows], seen, plan.penalty.factors)
+            rows = plan.penalty.rows
+            logits[rows] = penalize_repetition(logits[rows], self._penalties[plan.penalty.slots])
         forbidden = [(row, token) for row, ngrams in plan.ngrams for token in ngrams.forbidden()]
         if forbidden:
             rows, tokens = torch.tensor(forbidden, device=self._device).unbind(-1)
@@ -192,9 +192,8 @@ def _is_filtered(params: SamplingParams) -> bool:
     return params.top_k > 0 or params.top_p < 1 or params.min_p > 0
 
 
-def _tokens(logits: Tensor, chosen: Tensor) -> list[int]:
-    """`chosen` [R] on the host, _NOTHING_LEFT for rows of `logits` [R, V] that are all -inf."""
-    largest = logits.amax(-1)
+def _tokens(largest: Tensor, chosen: Tensor) -> list[int]:
+    """`chosen` [R] on the host; _NOTHING_LEFT for rows whose largest logit [R] is -inf."""
     problem = torch.where(largest == -torch.inf, _NOTHING_LEFT, _NOT_FINITE)
     tokens: list[int] = torch.where(largest.isfinite(), chosen, problem).tolist()
     if _NOT_FINITE in tokens:
