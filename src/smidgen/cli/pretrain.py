@@ -101,6 +101,6 @@ def _print(summary: Summary) -> None:
     print(f"Model: {summary.run}")
     print()
     if summary.steps_taken == 0:
-        print(f"More steps:  smidgen pretrain {summary.run} --training.max_steps {2 * summary.steps}")
+        print(f"More steps:   smidgen pretrain {summary.run} --training.max_steps {2 * summary.steps}")
     print(f'Let it write: smidgen generate {summary.run} "Once upon a time"')
     print(f"Curves:       smidgen plot {summary.run}")

@@ -14,7 +14,7 @@ from smidgen.training.observer import Observer, Plan, Snapshot
 from smidgen.training.resume import describe_changes
 
 if TYPE_CHECKING:
-    from rich.console import RenderableType
+    from rich.console import Console, RenderableType
 
 _SECONDS_BETWEEN_LINES = 5.0
 _STOPPING = "finishing the step, then saving (Ctrl-C again quits at once)"
@@ -71,15 +71,15 @@ class PlainProgress(TrainingProgress):
 class LiveProgress(TrainingProgress):
     """A bar with figures that stays at the bottom, evaluations above it."""
 
-    def __init__(self) -> None:
+    def __init__(self, console: Console | None = None) -> None:
         from rich.console import Console
         from rich.live import Live
 
-        self.console = Console(stderr=True, highlight=False)
-        self.live = Live(console=self.console, get_renderable=self._render, refresh_per_second=5, transient=True)
         self.snapshot: Snapshot | None = None
         self.evaluation: Evaluation | None = None
         self.activity = ""
+        self.console = console or Console(stderr=True, highlight=False)
+        self.live = Live(console=self.console, get_renderable=self._render, refresh_per_second=5, transient=True)
 
     def started(self, plan: Plan) -> None:
         self.pace = Pace(plan)

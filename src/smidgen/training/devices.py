@@ -65,7 +65,10 @@ def device_name(device: torch.device) -> str:
     """The device as a person knows it."""
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
-    return f"cpu, {torch.get_num_threads()} threads" if device.type == "cpu" else device.type
+    if device.type == "cpu":
+        threads = torch.get_num_threads()
+        return f"cpu, {threads} thread{'s' if threads > 1 else ''}"
+    return device.type
 
 
 def peak_flops(device: torch.device, dtype: torch.dtype) -> float | None:

@@ -24,6 +24,7 @@ from smidgen.training.data import TrainingData
 from smidgen.training.devices import device_name, peak_flops, resolve_device
 from smidgen.training.evaluate import bits_per_byte, evaluate
 from smidgen.training.interrupts import StopSignals
+from smidgen.training.memory import reuse_freed_memory
 from smidgen.training.metrics import MetricsFile, drop_after
 from smidgen.training.objectives import Objective, to_device
 from smidgen.training.observer import Observer, Plan, Summary
@@ -146,6 +147,8 @@ class Trainer:
         self.saved_step = origin.state.step
         self.begun = time.perf_counter() - self.state.seconds
 
+        if device.type == "cpu":
+            reuse_freed_memory()
         seed_everything(training.seed)
         self.model = self._starting_model().to(device)
         apply_precision(self.model, training.precision, device)
