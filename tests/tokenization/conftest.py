@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,11 +13,12 @@ from hypothesis import strategies as st
 
 from smidgen.tokenization import BaseTokenizer, load_tokenizer, train_tokenizer
 
-WORDS = (
+WORDS = re.findall(
+    r"\S+",
     "the king and his three daughters went home before it rained because there were 17 sheep, 240 geese and one "
     "donkey in the old barn; don't you know? They'll say: \"we've seen it!\" naïve café Größe 日本語 привет мир 😀 x=1 "
-    "<|endoftext|> <s> ▁ 3.14 hello hello hello ha haha hahaha"
-).split(" ")
+    "<|endoftext|> <s> ▁ 3.14 hello hello hello ha haha hahaha",
+)
 
 FRAGMENTS = (
     *WORDS,

@@ -165,6 +165,8 @@ class SentencePieceTokenizer(ByteTokensMixin):
 def _processor(model: bytes) -> sentencepiece.SentencePieceProcessor:
     from sentencepiece import SentencePieceProcessor
 
+    if not model:
+        raise TokenizerError("no SentencePiece model: it is empty")
     try:
         return SentencePieceProcessor(model_proto=model)
     except (RuntimeError, OSError) as error:

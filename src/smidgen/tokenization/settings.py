@@ -46,7 +46,7 @@ class TokenizerSettings:
         config.setdefault("tokenizer_class", tokenizer_class)
         for name in _NAMES:
             token = getattr(self, name)
-            if token is not None and _content(config.get(name)) != token:
+            if token is not None:
                 config[name] = token
         if self.adds_bos is not None:
             config["add_bos_token"] = self.adds_bos
