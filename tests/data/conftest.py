@@ -21,6 +21,7 @@ class ByteTokenizer:
 
     kind = "byte_bpe"
     bos_id = None
+    adds_bos = False
     pad_id = None
     eos_id = 256
     chat_template = None

@@ -38,6 +38,10 @@ class Bytes:
     fingerprint = "bytes"
     invalid_bytes = "replace"
 
+    @property
+    def adds_bos(self) -> bool:
+        return self.bos_id is not None
+
     def token_bytes(self, token: int, first: bool = False) -> bytes:
         if token == THE:
             return b"the" if first else b" the"

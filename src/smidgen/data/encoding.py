@@ -29,8 +29,7 @@ def encode_pieces(tokenizer: Tokenizer, pieces: Iterable[Piece]) -> Iterator[Enc
     Documents begin with the beginning token where the tokenizer asks for one (Llama-2's), as prompts will. Plain text
     never becomes a special token, whatever it spells; in conversations the markers of the chat template do.
     """
-    # A tokenizer that does not say gets none: its files decide, and ours do not ask for it.
-    adds_bos = bool(getattr(tokenizer, "adds_bos", False))
+    adds_bos = tokenizer.adds_bos
     for batch in _batches(pieces):
         texts = [_encoded_text(tokenizer, piece) for piece in batch]
         ids: dict[int, list[int]] = {}

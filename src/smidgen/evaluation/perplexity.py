@@ -61,10 +61,11 @@ def evaluate_text(
 ) -> Perplexity:
     """The loss on a text as one document, in windows of `seq_len` tokens that follow each other.
 
-    The first token is predicted from the tokenizer's begin-of-text or end-of-text token, where it has one. Bits per
+    The first token is predicted from the token that stands before texts in training: begin-of-text where the
+    tokenizer adds it, else end-of-text. Bits per
     byte are exact: all nats over all UTF-8 bytes. Raises DataError when the text is too short to predict anything.
     """
-    opening = tokenizer.bos_id if tokenizer.bos_id is not None else tokenizer.eos_id
+    opening = tokenizer.bos_id if tokenizer.adds_bos else tokenizer.eos_id
     ids = ([] if opening is None else [opening]) + tokenizer.encode(text)
     if len(ids) < 2:
         raise DataError(f"a text of {len(ids)} tokens: nothing to predict; give a longer one")

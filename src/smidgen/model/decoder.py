@@ -171,13 +171,13 @@ class Decoder(nn.Module):
         cache: Cache | None,
     ) -> dict[LayerType, LayerInputs]:
         dropout = self.dropout if self.training else 0.0
-        shared = _visibility(positions, attention_mask, document_ids)
+        shared = _visibility(positions, attention_mask, document_ids) if step is None else None
         inputs: dict[LayerType, LayerInputs] = {}
         for layer_type, frequencies in self._frequencies.items():
-            if step is None or cache is None:
-                visibility = shared
-            else:
+            visibility = shared
+            if step is not None and cache is not None:
                 visibility = step.visibility(self._window if layer_type == "sliding" else None, cache.max_seq_len)
+            assert visibility is not None
             angles = rotation(positions, frequencies.to(positions.device))
             inputs[layer_type] = LayerInputs(angles, visibility, dropout, step)
         return inputs

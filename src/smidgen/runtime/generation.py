@@ -115,9 +115,7 @@ def encode_prompt(tokenizer: Tokenizer, text: str) -> list[int]:
     An empty prompt becomes the token that the model saw in front of a document: the beginning token where there is one
     in front of every prompt, else the end token of the document before. Text that spells a special token is plain text.
     """
-    # A tokenizer that does not say whether its model was trained with a beginning token is taken to want it.
-    adds_bos = bool(getattr(tokenizer, "adds_bos", tokenizer.bos_id is not None))
-    ids = tokenizer.encode(text, bos=adds_bos)
+    ids = tokenizer.encode(text, bos=tokenizer.adds_bos)
     if ids:
         return ids
     first = tokenizer.bos_id if tokenizer.eos_id is None else tokenizer.eos_id

@@ -28,6 +28,10 @@ class Tokenizer(Protocol):
         """Token that begins a document, if the tokenizer has one."""
 
     @property
+    def adds_bos(self) -> bool:
+        """Whether texts begin with `bos_id` where the model was trained (Llama's convention)."""
+
+    @property
     def eos_id(self) -> int | None:
         """Token that ends a document (end of text)."""
 

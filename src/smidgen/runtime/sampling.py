@@ -55,7 +55,7 @@ class SamplingParams:
             ("repetition_penalty", 0 < self.repetition_penalty < float("inf"), "above 0"),
             ("no_repeat_ngram_size", self.no_repeat_ngram_size >= 0, "0 (off) or more"),
             ("logprobs", self.logprobs is None or self.logprobs >= 0, "0 or more"),
-            ("stop", all(self.stop), "non-empty strings"),
+            ("stop", not isinstance(self.stop, str) and all(self.stop), "a tuple of non-empty strings"),
         ]
         for name, valid, remedy in checks:
             if not valid:
