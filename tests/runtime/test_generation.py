@@ -31,16 +31,13 @@ class Bytes:
     kind = "byte_bpe"
     vocab_size = 259
     bos_id: int | None = BOS
+    adds_bos = True
     eos_id: int | None = EOS
     pad_id = None
     special_tokens = {"<s>": BOS, "</s>": EOS}  # noqa: RUF012
     chat_template: str | None = None
     fingerprint = "bytes"
     invalid_bytes = "replace"
-
-    @property
-    def adds_bos(self) -> bool:
-        return self.bos_id is not None
 
     def token_bytes(self, token: int, first: bool = False) -> bytes:
         if token == THE:
@@ -210,7 +207,7 @@ def test_prompts_to_tokens() -> None:
     tokenizer = Bytes()
     assert encode_prompt(tokenizer, "a") == [BOS, 97]
     assert encode_prompt(tokenizer, "") == [BOS]
-    tokenizer.bos_id = None
+    tokenizer.bos_id, tokenizer.adds_bos = None, False
     assert encode_prompt(tokenizer, "a") == [97]
     assert encode_prompt(tokenizer, "") == [EOS]
     tokenizer.eos_id = None
@@ -220,7 +217,7 @@ def test_prompts_to_tokens() -> None:
 
 def test_a_tokenizer_may_say_that_prompts_need_no_bos() -> None:
     tokenizer = Bytes()
-    tokenizer.adds_bos = False  # type: ignore[attr-defined]
+    tokenizer.adds_bos = False
     assert encode_prompt(tokenizer, "a") == [97]
     assert encode_prompt(tokenizer, "") == [EOS]
     tokenizer.eos_id = None
