@@ -106,17 +106,22 @@ class Survey:
             )
 
     def _route_hash(self, pieces: Iterable[Piece]) -> Iterator[Piece]:
-        if self._holdout.documents is not None:
-            limit = -self._smallest[0] + 1
-        else:
-            # At least the smallest hash and never the largest: neither side is empty, however few there are.
-            limit = max(int(self._holdout.fraction * _HASH_RANGE), -self._smallest[0] + 1 if self._smallest else 0)
-            limit = min(limit, self._largest_hash) if self.documents else limit
+        limit = self._hash_limit()
         split: SplitName = "train"
         for piece in pieces:
             if piece.split is None and piece.begins:
                 split = "val" if _hash_of(piece.text, self._seed) < limit else "train"
             yield piece if piece.split is not None else replace(piece, split=split)
+
+    def _hash_limit(self) -> int:
+        """Documents with a smaller hash are held out."""
+        if not self._smallest:
+            return 0
+        limit = -self._smallest[0] + 1
+        if self._holdout.documents is None:
+            # At least the smallest hash and never the largest: neither side is empty, however few there are.
+            limit = min(max(limit, int(self._holdout.fraction * _HASH_RANGE)), self._largest_hash)
+        return limit
 
     def _route_tail(self, pieces: Iterable[Piece]) -> Iterator[Piece]:
         cut = self._cut_position()

@@ -82,6 +82,8 @@ def prepare(
     Raises DataError and TokenizerError naming file and line, value, and remedy. Whatever happens, `out` is either
     whole or as it was before.
     """
+    if not 0 <= seed < 1 << 64:
+        raise DataError(f"--seed {seed}: use a whole number from 0 to 2**64 - 1")
     holdout = holdout or Holdout()
     report = progress or (lambda stage, done, total: None)
     target = Path(out)
