@@ -8,7 +8,7 @@ import resource, torch
 from smidgen.training.memory import reuse_freed_memory
 if {reuse}:
     reuse_freed_memory()
-for _ in range(3):
+for _ in range(15):
     torch.ones(20_000_000)
 before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
 for _ in range(5):
