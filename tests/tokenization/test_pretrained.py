@@ -135,6 +135,7 @@ def test_only_invalid_bytes_are_lost(corpus: list[str], tmp_path: Path) -> None:
         lambda document: document["pre_tokenizer"].update(add_prefix_space=True),
         lambda document: document["model"]["merges"].reverse(),
         lambda document: document["model"]["merges"].pop(),
+        lambda document: document["model"]["vocab"].update({"日": 600}),
         lambda document: document["added_tokens"][1].update(special=False),
         lambda document: document["added_tokens"][1].update(lstrip=True),
         lambda document: document["added_tokens"][1].update(normalized=True),

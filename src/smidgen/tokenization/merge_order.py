@@ -34,23 +34,21 @@ def check_merge_order(vocabulary: Mapping[str, int], merges: Sequence[tuple[str,
     symbols = {token: number for number, token in enumerate(token for token in vocabulary if len(token) == 1)}
     num_bytes = len(symbols)
     lefts, rights = [], []
-    last_id = -1
-    for number, (left, right) in enumerate(merges, start=num_bytes):
-        token = left + right
-        token_id = vocabulary.get(token)
-        if token_id is None or left not in symbols or right not in symbols:
-            return f"the merge '{left} {right}' uses or makes a token that does not exist at that point"
-        if token in symbols:
-            return f"two merges make '{token}'"
-        if token_id <= last_id:
-            return f"the id of '{token}' is lower than that of an earlier merge"
-        last_id = token_id
-        lefts.append(symbols[left])
-        rights.append(symbols[right])
-        symbols[token] = number
-    if len(symbols) != len(vocabulary):
-        stray = next(token for token in vocabulary if token not in symbols)
-        return f"no merge makes '{stray}'"
+    try:
+        for number, (left, right) in enumerate(merges, start=num_bytes):
+            lefts.append(symbols[left])
+            rights.append(symbols[right])
+            symbols[left + right] = number
+    except KeyError as error:
+        return f"a merge uses '{error.args[0]}', which does not exist at that point"
+    if len(symbols) != num_bytes + len(merges):
+        return "two merges make the same token"
+    if symbols.keys() != vocabulary.keys():
+        strays = sorted(symbols.keys() ^ vocabulary.keys())
+        return f"'{strays[0]}' is in the vocabulary and not made by a merge, or the other way round"
+    ids = np.fromiter((vocabulary[token] for token in symbols), np.int64, len(symbols))
+    if (np.diff(ids[num_bytes:]) <= 0).any():
+        return "ids do not rise with the merges"
     wrong = _tokens_made_otherwise(np.array(lefts, np.int64), np.array(rights, np.int64), num_bytes)
     if wrong.size:
         left, right = merges[int(wrong[0])]

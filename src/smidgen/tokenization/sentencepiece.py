@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-MAX_TRAINING_CHARACTERS = 1 << 27
+MAX_TRAINING_CHARACTERS = 1 << 26
 """The trainer holds its text in memory; from longer corpora evenly spread lines are taken."""
 
 _MAX_LINE = 1 << 18

@@ -61,7 +61,11 @@ def is_conversion(document: Document) -> bool:
 
 
 def _merges(pieces: Sequence[Piece], vocabulary: Mapping[str, int]) -> list[str]:
-    """Every way to make a piece of two others. SentencePiece merges what makes the piece with the highest score."""
+    """Every way to make a piece of two others, in SentencePiece's order: the piece with the highest score first.
+
+    Among pieces of equal score it takes the leftmost in the text. Models have such pieces for runs of spaces (all of
+    Llama-2's are equal): there the leftmost is the one with the longer left part, which has grown from the left.
+    """
     found = []
     for piece in pieces:
         if piece.type != PieceType.NORMAL:
@@ -69,7 +73,7 @@ def _merges(pieces: Sequence[Piece], vocabulary: Mapping[str, int]) -> list[str]
         for cut in range(1, len(piece.text)):
             left, right = piece.text[:cut], piece.text[cut:]
             if left in vocabulary and right in vocabulary:
-                found.append((-piece.score, cut, f"{left} {right}"))
+                found.append((-piece.score, -cut, f"{left} {right}"))
     return [merge for _, _, merge in sorted(found)]
 
 
