@@ -1,7 +1,10 @@
+from __future__ import annotations
+
 import json
 import multiprocessing
 import os
 import random
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -24,26 +27,26 @@ def fill(folder: Path) -> None:
 
 
 @pytest.fixture
-def run(tmp_path):
+def run(tmp_path: Path) -> Iterator[RunFolder]:
     folder = RunFolder(tmp_path / "run")
     with folder.locked():
         folder.config_path.write_text("model: {}\n")
         yield folder
 
 
-def save(run, step, loss=None, keep_last=2):
+def save(run: RunFolder, step: int, loss: float | None = None, keep_last: int = 2) -> Path:
     return run.write_checkpoint(step, fill, loss, keep_last)
 
 
-def steps(run):
+def steps(run: RunFolder) -> list[int]:
     return sorted(int(path.name.split("-")[1]) for path in run.checkpoints_path.glob("step-*"))
 
 
-def target(run, link):
+def target(run: RunFolder, link: str) -> str:
     return os.readlink(run.path / link)
 
 
-def test_a_checkpoint_has_its_layout_and_verifies(run):
+def test_a_checkpoint_has_its_layout_and_verifies(run: RunFolder) -> None:
     path = save(run, 500, 1.5)
     assert path == run.path / "checkpoints" / "step-00000500"
     manifest = verify_checkpoint(path)
@@ -54,7 +57,7 @@ def test_a_checkpoint_has_its_layout_and_verifies(run):
     assert is_run_folder(run.path)
 
 
-def test_links_are_relative_and_follow_loss_and_time(run):
+def test_links_are_relative_and_follow_loss_and_time(run: RunFolder) -> None:
     for step, loss in [(100, 3.0), (200, 2.0), (300, 2.5)]:
         save(run, step, loss)
     assert target(run, "best") == "checkpoints/step-00000200"
@@ -64,20 +67,20 @@ def test_links_are_relative_and_follow_loss_and_time(run):
     assert run.best_validation_loss() == 2.0
 
 
-def test_pruning_keeps_the_newest_and_the_best(run):
+def test_pruning_keeps_the_newest_and_the_best(run: RunFolder) -> None:
     for step, loss in [(1, 5.0), (2, 1.0), (3, 4.0), (4, None), (5, 3.0), (6, 2.0)]:
         save(run, step, loss, keep_last=2)
     assert steps(run) == [2, 5, 6]
 
 
-def test_without_evaluation_the_best_is_the_last(run):
+def test_without_evaluation_the_best_is_the_last(run: RunFolder) -> None:
     save(run, 1)
     save(run, 2)
     assert not (run.path / "best").is_symlink()
     assert best_checkpoint(run.path).name == "step-00000002"
 
 
-def test_a_failing_write_leaves_the_earlier_checkpoints_and_no_trace(run):
+def test_a_failing_write_leaves_the_earlier_checkpoints_and_no_trace(run: RunFolder) -> None:
     save(run, 1, 1.0)
 
     def fail(folder: Path) -> None:
@@ -90,13 +93,13 @@ def test_a_failing_write_leaves_the_earlier_checkpoints_and_no_trace(run):
     assert run.resume_point().name == "step-00000001"
 
 
-def test_a_checkpoint_of_the_same_step_replaces_the_old(run):
+def test_a_checkpoint_of_the_same_step_replaces_the_old(run: RunFolder) -> None:
     save(run, 1, 3.0)
     save(run, 1, 2.0)
     assert verify_checkpoint(run.checkpoints_path / "step-00000001").validation_loss == 2.0
 
 
-def test_every_changed_byte_and_truncation_is_detected(run):
+def test_every_changed_byte_and_truncation_is_detected(run: RunFolder) -> None:
     path = save(run, 7, 1.25)
     files = sorted(file for file in path.rglob("*") if file.is_file())
     generator = random.Random(0)
@@ -116,7 +119,7 @@ def test_every_changed_byte_and_truncation_is_detected(run):
     verify_checkpoint(path)
 
 
-def test_resume_falls_back_to_the_newest_intact_checkpoint(run, caplog):
+def test_resume_falls_back_to_the_newest_intact_checkpoint(run: RunFolder, caplog: pytest.LogCaptureFixture) -> None:
     for step in (1, 2, 3):
         save(run, step, 4.0 - step, keep_last=3)
     model = run.checkpoints_path / "step-00000003" / "model" / "model.safetensors"
@@ -130,7 +133,7 @@ def test_resume_falls_back_to_the_newest_intact_checkpoint(run, caplog):
     assert target(run, "best") == target(run, "last") == "checkpoints/step-00000001"
 
 
-def test_models_are_read_from_intact_checkpoints_only(run):
+def test_models_are_read_from_intact_checkpoints_only(run: RunFolder) -> None:
     save(run, 1, 1.0)
     save(run, 2, 2.0)
     model = run.checkpoints_path / "step-00000001" / "model" / "model.safetensors"
@@ -139,7 +142,7 @@ def test_models_are_read_from_intact_checkpoints_only(run):
     assert latest_checkpoint(run.path).name == "step-00000002"
 
 
-def test_a_folder_without_manifest_does_not_exist(run):
+def test_a_folder_without_manifest_does_not_exist(run: RunFolder) -> None:
     save(run, 1, 1.0)
     fill_only = run.checkpoints_path / "step-00000002"
     fill_only.mkdir()
@@ -148,7 +151,7 @@ def test_a_folder_without_manifest_does_not_exist(run):
     assert run.resume_point().name == "step-00000001"
 
 
-def test_leftovers_of_a_killed_process_are_cleared(tmp_path):
+def test_leftovers_of_a_killed_process_are_cleared(tmp_path: Path) -> None:
     run = RunFolder(tmp_path / "run")
     for name in (".writing-step-00000001", ".removed-step-00000002"):
         (run.checkpoints_path / name / "model").mkdir(parents=True)
@@ -156,13 +159,13 @@ def test_leftovers_of_a_killed_process_are_cleared(tmp_path):
         assert list(run.checkpoints_path.iterdir()) == []
 
 
-def test_a_run_without_checkpoints_has_none(tmp_path):
+def test_a_run_without_checkpoints_has_none(tmp_path: Path) -> None:
     assert latest_checkpoint(tmp_path) is None
     assert best_checkpoint(tmp_path) is None
     assert not is_run_folder(tmp_path)
 
 
-def _try_to_lock(path, outcome):
+def _try_to_lock(path: Path, outcome: multiprocessing.Queue) -> None:
     try:
         with RunFolder(path).locked():
             outcome.put("locked")
@@ -170,7 +173,7 @@ def _try_to_lock(path, outcome):
         outcome.put(str(error))
 
 
-def test_a_second_process_is_refused_by_name_of_the_first(run):
+def test_a_second_process_is_refused_by_name_of_the_first(run: RunFolder) -> None:
     context = multiprocessing.get_context("spawn")
     outcome = context.Queue()
     other = context.Process(target=_try_to_lock, args=(run.path, outcome))
@@ -181,7 +184,7 @@ def test_a_second_process_is_refused_by_name_of_the_first(run):
     assert "\n" not in message
 
 
-def test_the_lock_is_free_after_use(run, tmp_path):
+def test_the_lock_is_free_after_use(run: RunFolder, tmp_path: Path) -> None:
     other = RunFolder(tmp_path / "other")
     with other.locked():
         pass
@@ -189,16 +192,16 @@ def test_the_lock_is_free_after_use(run, tmp_path):
         assert "process" in (other.path / "lock").read_text()
 
 
-def test_folders_that_hold_something_else_are_refused(tmp_path):
+def test_folders_that_hold_something_else_are_refused(tmp_path: Path) -> None:
     (tmp_path / "thesis.txt").write_text("precious")
-    with pytest.raises(TrainingError, match="thesis.txt"), RunFolder(tmp_path).locked():
+    with pytest.raises(TrainingError, match=r"thesis\.txt"), RunFolder(tmp_path).locked():
         pass
     with pytest.raises(TrainingError, match="is a file"), RunFolder(tmp_path / "thesis.txt").locked():
         pass
     assert {entry.name for entry in tmp_path.iterdir()} == {"thesis.txt"}
 
 
-def test_the_manifest_is_plain_json(run):
+def test_the_manifest_is_plain_json(run: RunFolder) -> None:
     tree = json.loads((save(run, 3, 0.5) / "manifest.json").read_text())
     assert tree["step"] == 3
     assert len(tree["files"]["state/trainer.json"]["sha256"]) == 64

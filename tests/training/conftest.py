@@ -1,19 +1,23 @@
 """A tiny decoder, a stream of synthetic sequences, and observers that stop a run where a test wants."""
 
+from __future__ import annotations
+
 import os
 import signal
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pytest
 
-from smidgen.config import load_config
+from smidgen.config import Config, load_config
 from smidgen.data import Batch
 from smidgen.model import Decoder
 from smidgen.training.data import TrainingData
 from smidgen.training.loop import Task
-from smidgen.training.objectives import LanguageModeling
-from smidgen.training.observer import Observer
+from smidgen.training.objectives import LanguageModeling, Objective
+from smidgen.training.observer import Observer, Snapshot
 
 VOCAB = 61
 LENGTH = 24
@@ -26,7 +30,7 @@ class Stream:
     per_epoch: int = 20
     seed: int = 0
 
-    def batch(self, start, count):
+    def batch(self, start: int, count: int) -> Batch:
         rows = []
         for number in range(start, start + count):
             random = np.random.default_rng([self.seed, number % self.per_epoch, number // self.per_epoch])
@@ -44,18 +48,18 @@ class Stream:
 class StopAt(Observer):
     """Sends this process a signal when a step is reached."""
 
-    def __init__(self, step, number=signal.SIGINT):
+    def __init__(self, step: int, number: signal.Signals = signal.SIGINT) -> None:
         self.step = step
         self.number = number
 
-    def stepped(self, snapshot):
+    def stepped(self, snapshot: Snapshot) -> None:
         if snapshot.step == self.step:
             os.kill(os.getpid(), self.number)
 
 
 @pytest.fixture
-def make_config():
-    def make(**overrides):
+def make_config() -> Callable[..., Config]:
+    def make(**overrides: Any) -> Config:
         """A configuration of a decoder with a few thousand parameters; overrides are fields of `training`."""
         fields = {
             "model.vocab_size": VOCAB,
@@ -83,8 +87,15 @@ def make_config():
 
 
 @pytest.fixture
-def make_task():
-    def make(config, objective=None, validation=True, fingerprint="data", model=None, per_epoch=20):
+def make_task() -> Callable[..., Task]:
+    def make(
+        config: Config,
+        objective: Objective | None = None,
+        validation: bool = True,
+        fingerprint: str = "data",
+        model: Decoder | None = None,
+        per_epoch: int = 20,
+    ) -> Task:
         data = TrainingData(
             train=Stream(per_epoch=per_epoch),
             validation=Stream(per_epoch=6, seed=1) if validation else None,
@@ -103,5 +114,5 @@ def make_task():
 
 
 @pytest.fixture
-def stop_at():
+def stop_at() -> type[StopAt]:
     return StopAt

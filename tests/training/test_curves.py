@@ -1,4 +1,9 @@
+from __future__ import annotations
+
 import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -6,10 +11,12 @@ import pytest
 from smidgen.runtime.errors import TrainingError
 from smidgen.training.curves import draw_curves
 
+MakeRun = Callable[..., Path]
+
 
 @pytest.fixture
-def make_run(tmp_path):
-    def make(name, steps, with_bytes=True, with_validation=True):
+def make_run(tmp_path: Path) -> MakeRun:
+    def make(name: str, steps: int, with_bytes: bool = True, with_validation: bool = True) -> Path:
         run = tmp_path / name
         run.mkdir()
         lines = []
@@ -26,7 +33,7 @@ def make_run(tmp_path):
     return make
 
 
-def pixels(path):
+def pixels(path: Path) -> np.ndarray:
     image = pytest.importorskip("matplotlib.image")
     return image.imread(path)
 
@@ -34,7 +41,7 @@ def pixels(path):
 @pytest.mark.parametrize(
     "fields", [{}, {"with_bytes": False}, {"with_validation": False}, {"steps": 200}, {"steps": 1}]
 )
-def test_a_run_becomes_a_picture(make_run, tmp_path, fields):
+def test_a_run_becomes_a_picture(make_run: MakeRun, tmp_path: Path, fields: dict[str, Any]) -> None:
     draw_curves([make_run("run", **{"steps": 20, **fields})], tmp_path / "curves.png")
     picture = pixels(tmp_path / "curves.png")
     assert picture.shape[0] > 600
@@ -42,13 +49,13 @@ def test_a_run_becomes_a_picture(make_run, tmp_path, fields):
     assert len(np.unique(picture.reshape(-1, picture.shape[-1]), axis=0)) > 10
 
 
-def test_several_runs_are_laid_over_each_other(make_run, tmp_path):
+def test_several_runs_are_laid_over_each_other(make_run: MakeRun, tmp_path: Path) -> None:
     one, two = make_run("one", 20), make_run("two", 100)
     draw_curves([one], tmp_path / "one.png")
     draw_curves([one, two], tmp_path / "both.png")
     assert not np.array_equal(pixels(tmp_path / "one.png"), pixels(tmp_path / "both.png"))
 
 
-def test_a_run_without_metrics_is_a_clear_error(tmp_path):
+def test_a_run_without_metrics_is_a_clear_error(tmp_path: Path) -> None:
     with pytest.raises(TrainingError, match="no metrics to draw"):
         draw_curves([tmp_path], tmp_path / "curves.png")

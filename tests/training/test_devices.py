@@ -1,3 +1,5 @@
+from __future__ import annotations
+
 import time
 
 import pytest
@@ -21,7 +23,7 @@ from smidgen.training.devices import device_name, peak_flops, published_peak, re
         ("AMD Instinct MI300X", 1307.4),
     ],
 )
-def test_published_peaks(name, tflops):
+def test_published_peaks(name: str, tflops: float) -> None:
     assert published_peak(name) == pytest.approx(tflops * 1e12)
 
 
@@ -29,11 +31,11 @@ def test_published_peaks(name, tflops):
     "name",
     ["NVIDIA H100 80GB HBM3 MIG 1g.10gb", "NVIDIA GeForce RTX 4090 Laptop GPU", "Tesla T4", "NVIDIA A10G", "Orin"],
 )
-def test_an_unknown_gpu_has_no_peak(name):
+def test_an_unknown_gpu_has_no_peak(name: str) -> None:
     assert published_peak(name) is None
 
 
-def test_the_cpu_is_measured_once_and_quickly():
+def test_the_cpu_is_measured_once_and_quickly() -> None:
     cpu = torch.device("cpu")
     for dtype in (torch.float32, torch.bfloat16):
         start = time.perf_counter()
@@ -43,12 +45,12 @@ def test_the_cpu_is_measured_once_and_quickly():
         assert peak_flops(cpu, dtype) == measured
 
 
-def test_a_device_without_a_figure_is_unknown():
+def test_a_device_without_a_figure_is_unknown() -> None:
     assert peak_flops(torch.device("mps"), torch.bfloat16) is None
     assert peak_flops(torch.device("cuda"), torch.float32) is None
 
 
-def test_devices_that_are_not_there_are_refused():
+def test_devices_that_are_not_there_are_refused() -> None:
     assert resolve_device("cpu") == torch.device("cpu")
     assert resolve_device("auto").type in {"cpu", "cuda", "mps"}
     with pytest.raises(ConfigError, match=r"training\.device = tpu-v5: not a device"):
@@ -59,5 +61,5 @@ def test_devices_that_are_not_there_are_refused():
         resolve_device("xpu")
 
 
-def test_the_cpu_is_named_with_its_threads():
+def test_the_cpu_is_named_with_its_threads() -> None:
     assert device_name(torch.device("cpu")).startswith(f"cpu, {torch.get_num_threads()} thread")

@@ -1,3 +1,5 @@
+from __future__ import annotations
+
 import signal
 import threading
 
@@ -6,8 +8,8 @@ import pytest
 from smidgen.training.interrupts import StopSignals
 
 
-def test_the_first_signal_is_noted_and_the_second_acts():
-    noted = []
+def test_the_first_signal_is_noted_and_the_second_acts() -> None:
+    noted: list[signal.Signals] = []
     with StopSignals(noted.append) as signals:
         assert signals.received is None
         signal.raise_signal(signal.SIGINT)
@@ -17,7 +19,7 @@ def test_the_first_signal_is_noted_and_the_second_acts():
             signal.raise_signal(signal.SIGINT)
 
 
-def test_the_handlers_before_come_back():
+def test_the_handlers_before_come_back() -> None:
     before = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)]
     with StopSignals(lambda _: None) as signals:
         signal.raise_signal(signal.SIGTERM)
@@ -25,10 +27,10 @@ def test_the_handlers_before_come_back():
     assert [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)] == before
 
 
-def test_other_threads_are_left_alone():
+def test_other_threads_are_left_alone() -> None:
     outcome = []
 
-    def work():
+    def work() -> None:
         with StopSignals(lambda _: None) as signals:
             outcome.append(signals.received)
 

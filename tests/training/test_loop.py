@@ -1,40 +1,50 @@
+from __future__ import annotations
+
 import json
 import math
 import signal
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from safetensors.torch import load_file
 
-from smidgen.config import load_config
+from smidgen.config import Config, load_config
 from smidgen.folders import load
 from smidgen.folders.run import verify_checkpoint
 from smidgen.model import Decoder
 from smidgen.runtime.errors import ConfigError, TrainingError
-from smidgen.training.loop import count_steps, train
+from smidgen.training.evaluate import Evaluation
+from smidgen.training.loop import Task, count_steps, train
 from smidgen.training.metrics import read_metrics
-from smidgen.training.objectives import LanguageModeling
-from smidgen.training.observer import Observer
+from smidgen.training.objectives import Batch, LanguageModeling, Loss
+from smidgen.training.observer import Observer, Plan, Snapshot, Summary
 from smidgen.training.schedules import learning_rate
+
+MakeConfig = Callable[..., Config]
+MakeTask = Callable[..., Task]
+Tensors = dict[str, torch.Tensor]
 
 TIMINGS = ("seconds", "tokens_per_second", "mfu")
 
 
-def lines(run, kind="train"):
+def lines(run: Path, kind: str = "train") -> list[dict[str, Any]]:
     return [line for line in read_metrics(run / "metrics.jsonl") if line["kind"] == kind]
 
 
-def weights(run):
+def weights(run: Path) -> Tensors:
     return load_file(run / "last" / "model" / "model.safetensors")
 
 
-def assert_same_weights(one, other):
+def assert_same_weights(one: Tensors, other: Tensors) -> None:
     assert one.keys() == other.keys()
     for name in one:
         assert torch.equal(one[name], other[name]), name
 
 
-def test_a_run_learns_and_leaves_its_folder(make_config, make_task, tmp_path):
+def test_a_run_learns_and_leaves_its_folder(make_config: MakeConfig, make_task: MakeTask, tmp_path: Path) -> None:
     config = make_config(max_steps=60, keep_last=1, checkpoint_every=20, eval_every=10)
     summary = train(config, make_task(config), tmp_path / "run")
     losses = [line["loss"] for line in lines(tmp_path / "run")]
@@ -50,7 +60,7 @@ def test_a_run_learns_and_leaves_its_folder(make_config, make_task, tmp_path):
     assert_same_weights(load(tmp_path / "run").state_dict(), weights(tmp_path / "run"))
 
 
-def test_metrics_hold_what_they_say(make_config, make_task, tmp_path):
+def test_metrics_hold_what_they_say(make_config: MakeConfig, make_task: MakeTask, tmp_path: Path) -> None:
     config = make_config(max_steps=9, log_every=4, gradient_clip=None)
     train(config, make_task(config), tmp_path / "run")
     every = make_config(max_steps=9, log_every=1, gradient_clip=None)
@@ -67,7 +77,9 @@ def test_metrics_hold_what_they_say(make_config, make_task, tmp_path):
     assert all(line["mfu"] > 0 and line["tokens_per_second"] > 0 for line in logged)
 
 
-def test_the_result_does_not_depend_on_how_a_step_is_split(make_config, make_task, tmp_path):
+def test_the_result_does_not_depend_on_how_a_step_is_split(
+    make_config: MakeConfig, make_task: MakeTask, tmp_path: Path
+) -> None:
     trained = {}
     for batch_size, accumulation in [(8, 1), (2, 4), (1, 8)]:
         config = make_config(batch_size=batch_size, gradient_accumulation_steps=accumulation, max_steps=6)
@@ -81,7 +93,7 @@ def test_the_result_does_not_depend_on_how_a_step_is_split(make_config, make_tas
             torch.testing.assert_close(trained[batch_size][name], value, rtol=1e-9, atol=1e-11)
 
 
-def run_with_stop(config, task, path, stop):
+def run_with_stop(config: Config, task: Task, path: Path, stop: Any) -> Summary:
     interrupted = train(config, task, path, stop)
     assert interrupted.steps == stop.step
     assert interrupted.stopped_by == stop.number
@@ -103,7 +115,9 @@ def run_with_stop(config, task, path, stop):
     ],
     ids=["bf16", "fp32", "fp16", "fp8_block", "ternary", "compile"],
 )
-def test_a_resumed_run_equals_an_uninterrupted_one_to_the_bit(make_config, make_task, stop_at, tmp_path, fields):
+def test_a_resumed_run_equals_an_uninterrupted_one_to_the_bit(
+    make_config: MakeConfig, make_task: MakeTask, stop_at: type[Any], tmp_path: Path, fields: dict[str, Any]
+) -> None:
     config = make_config(**fields)
     task = make_task(config, per_epoch=7)  # several epochs pass, and the stop lies within one
     train(config, task, tmp_path / "whole")
@@ -121,13 +135,15 @@ def test_a_resumed_run_equals_an_uninterrupted_one_to_the_bit(make_config, make_
         assert whole == parts
 
 
-def test_a_window_of_metrics_that_a_stop_cuts_is_whole_after_it(make_config, make_task, stop_at, tmp_path):
+def test_a_window_of_metrics_that_a_stop_cuts_is_whole_after_it(
+    make_config: MakeConfig, make_task: MakeTask, stop_at: type[Any], tmp_path: Path
+) -> None:
     class Slow(stop_at):
         """Stops between two lines: SIGINT comes while step 6 is evaluated."""
 
-        def stepped(self, snapshot): ...
+        def stepped(self, snapshot: Snapshot) -> None: ...
 
-        def evaluating(self, step):
+        def evaluating(self, step: int) -> None:
             if step == self.step:
                 signal.raise_signal(self.number)
 
@@ -141,12 +157,14 @@ def test_a_window_of_metrics_that_a_stop_cuts_is_whole_after_it(make_config, mak
     assert [line["step"] for line in lines(tmp_path / "parts", "validation")] == [12]
 
 
-def test_a_killed_run_goes_on_from_its_last_checkpoint(make_config, make_task, tmp_path):
+def test_a_killed_run_goes_on_from_its_last_checkpoint(
+    make_config: MakeConfig, make_task: MakeTask, tmp_path: Path
+) -> None:
     class Killed(Exception):
         pass
 
     class Kill(Observer):
-        def stepped(self, snapshot):
+        def stepped(self, snapshot: Snapshot) -> None:
             if snapshot.step == 7:
                 raise Killed
 
@@ -160,7 +178,7 @@ def test_a_killed_run_goes_on_from_its_last_checkpoint(make_config, make_task, t
     assert [line["step"] for line in lines(tmp_path / "killed")] == list(range(1, 13))
 
 
-def test_a_damaged_checkpoint_is_passed_over(make_config, make_task, tmp_path):
+def test_a_damaged_checkpoint_is_passed_over(make_config: MakeConfig, make_task: MakeTask, tmp_path: Path) -> None:
     config = make_config()
     task = make_task(config)
     train(config, task, tmp_path / "run")
@@ -173,13 +191,15 @@ def test_a_damaged_checkpoint_is_passed_over(make_config, make_task, tmp_path):
     assert_same_weights(expected, weights(tmp_path / "run"))
 
 
-def test_sigterm_stops_too(make_config, make_task, stop_at, tmp_path):
+def test_sigterm_stops_too(make_config: MakeConfig, make_task: MakeTask, stop_at: type[Any], tmp_path: Path) -> None:
     config = make_config()
     assert train(config, make_task(config), tmp_path / "run", stop_at(3, signal.SIGTERM)).stopped_by == signal.SIGTERM
     assert verify_checkpoint(tmp_path / "run" / "last").step == 3
 
 
-def test_a_finished_run_returns_at_once_and_more_steps_go_on(make_config, make_task, tmp_path):
+def test_a_finished_run_returns_at_once_and_more_steps_go_on(
+    make_config: MakeConfig, make_task: MakeTask, tmp_path: Path
+) -> None:
     config = make_config()
     first = train(config, make_task(config), tmp_path / "run")
     again = train(config, make_task(config), tmp_path / "run")
@@ -204,7 +224,9 @@ def test_a_finished_run_returns_at_once_and_more_steps_go_on(make_config, make_t
         ("seq_len", 12, "training.seq_len"),
     ],
 )
-def test_changes_that_would_change_the_model_are_refused(make_config, make_task, tmp_path, name, value, shown):
+def test_changes_that_would_change_the_model_are_refused(
+    make_config: MakeConfig, make_task: MakeTask, tmp_path: Path, name: str, value: Any, shown: str
+) -> None:
     config = make_config()
     train(config, make_task(config), tmp_path / "run")
     changed = make_config(**{name: value, "max_steps": 20})
@@ -213,14 +235,16 @@ def test_changes_that_would_change_the_model_are_refused(make_config, make_task,
     assert load_config(tmp_path / "run" / "config.yaml") == config
 
 
-def test_other_data_under_a_run_is_refused(make_config, make_task, tmp_path):
+def test_other_data_under_a_run_is_refused(make_config: MakeConfig, make_task: MakeTask, tmp_path: Path) -> None:
     config = make_config()
     train(config, make_task(config), tmp_path / "run")
     with pytest.raises(TrainingError, match="not the data that"):
         train(config, make_task(config, fingerprint="other"), tmp_path / "run")
 
 
-def test_another_batch_size_skips_and_repeats_no_sequence(make_config, make_task, tmp_path):
+def test_another_batch_size_skips_and_repeats_no_sequence(
+    make_config: MakeConfig, make_task: MakeTask, tmp_path: Path
+) -> None:
     config = make_config(max_steps=3)
     train(config, make_task(config), tmp_path / "run")
     wider = make_config(max_steps=5, batch_size=6)
@@ -232,17 +256,19 @@ def test_another_batch_size_skips_and_repeats_no_sequence(make_config, make_task
 class Diverging(LanguageModeling):
     """The loss is no number from a chosen pass on."""
 
-    def __init__(self, first):
+    def __init__(self, first: int) -> None:
         self.passes = 0
         self.first = first
 
-    def loss(self, model, batch):
+    def loss(self, model: Decoder, batch: Batch) -> Loss:
         total, weight, figures = super().loss(model, batch)
         self.passes += model.training
         return total * (float("nan") if self.passes >= self.first and model.training else 1.0), weight, figures
 
 
-def test_a_loss_that_is_no_number_stops_the_run_and_reaches_no_checkpoint(make_config, make_task, tmp_path):
+def test_a_loss_that_is_no_number_stops_the_run_and_reaches_no_checkpoint(
+    make_config: MakeConfig, make_task: MakeTask, tmp_path: Path
+) -> None:
     config = make_config(log_every=100)
     with pytest.raises(TrainingError, match="step 7: loss nan"):
         train(config, make_task(config, objective=Diverging(7)), tmp_path / "run")
@@ -250,19 +276,50 @@ def test_a_loss_that_is_no_number_stops_the_run_and_reaches_no_checkpoint(make_c
     assert all(torch.isfinite(value).all() for value in weights(tmp_path / "run").values())
 
 
+class Overflowing(LanguageModeling):
+    """The gradient of one pass overflows; its loss does not."""
+
+    passes = 0
+
+    def loss(self, model: Decoder, batch: Batch) -> Loss:
+        total, weight, figures = super().loss(model, batch)
+        self.passes += model.training
+        if self.passes == 3 and model.training:
+            total.register_hook(lambda gradient: gradient * float("inf"))
+        return total, weight, figures
+
+
+def test_fp16_skips_a_step_whose_gradient_overflows(
+    make_config: MakeConfig, make_task: MakeTask, tmp_path: Path
+) -> None:
+    for steps in (2, 3):  # the third step changes nothing
+        config = make_config(precision="fp16", max_steps=steps, **{"schedule.kind": "constant"})
+        train(config, make_task(config, objective=Overflowing()), tmp_path / str(steps))
+    assert_same_weights(weights(tmp_path / "2"), weights(tmp_path / "3"))
+    scales = [
+        json.loads((tmp_path / name / "last/state/trainer.json").read_text())["scaler"]["scale"] for name in ("2", "3")
+    ]
+    assert scales[1] == scales[0] / 2
+    assert lines(tmp_path / "3")[-1]["grad_norm"] is None
+
+
 class WithFigures(LanguageModeling):
-    def loss(self, model, batch):
+    def loss(self, model: Decoder, batch: Batch) -> Loss:
         total, weight, _ = super().loss(model, batch)
         return total, weight, {"halves": weight / 2}
 
 
-def test_an_objectives_own_figures_are_means_over_the_weight(make_config, make_task, tmp_path):
+def test_an_objectives_own_figures_are_means_over_the_weight(
+    make_config: MakeConfig, make_task: MakeTask, tmp_path: Path
+) -> None:
     config = make_config(gradient_accumulation_steps=2)
     train(config, make_task(config, objective=WithFigures()), tmp_path / "run")
     assert {line["halves"] for line in lines(tmp_path / "run")} == {0.5}
 
 
-def test_without_validation_data_the_last_checkpoint_serves(make_config, make_task, tmp_path):
+def test_without_validation_data_the_last_checkpoint_serves(
+    make_config: MakeConfig, make_task: MakeTask, tmp_path: Path
+) -> None:
     config = make_config()
     summary = train(config, make_task(config, validation=False), tmp_path / "run")
     assert summary.best_validation_loss is None
@@ -270,7 +327,7 @@ def test_without_validation_data_the_last_checkpoint_serves(make_config, make_ta
     load(tmp_path / "run")
 
 
-def test_epochs_become_steps(make_config):
+def test_epochs_become_steps(make_config: MakeConfig) -> None:
     config = make_config(max_steps=None, epochs=2.5, batch_size=4, gradient_accumulation_steps=2)
     assert count_steps(config, sequences_per_epoch=21) == 7
     with pytest.raises(ConfigError, match=r"training\.max_steps = null"):
@@ -279,7 +336,9 @@ def test_epochs_become_steps(make_config):
         count_steps(make_config(max_steps=None, epochs=0.3), 21)
 
 
-def test_compile_without_a_compiler_is_refused(make_config, make_task, tmp_path, monkeypatch):
+def test_compile_without_a_compiler_is_refused(
+    make_config: MakeConfig, make_task: MakeTask, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
     monkeypatch.delenv("CXX", raising=False)
     config = make_config(compile=True)
@@ -287,7 +346,7 @@ def test_compile_without_a_compiler_is_refused(make_config, make_task, tmp_path,
         train(config, make_task(config), tmp_path / "run")
 
 
-def test_dropout_acts_in_training_only(make_config, make_task, tmp_path):
+def test_dropout_acts_in_training_only(make_config: MakeConfig, make_task: MakeTask, tmp_path: Path) -> None:
     losses = {}
     for dropout in (0.0, 0.5):
         config = make_config(dropout=dropout, max_steps=1, lr=1e-9, eval_every=1, **{"schedule.warmup_steps": 0})
@@ -297,21 +356,21 @@ def test_dropout_acts_in_training_only(make_config, make_task, tmp_path):
     assert losses[0.0][1] == pytest.approx(losses[0.5][1], abs=1e-6)
 
 
-def test_snapshots_and_events_reach_the_observer(make_config, make_task, tmp_path):
+def test_snapshots_and_events_reach_the_observer(make_config: MakeConfig, make_task: MakeTask, tmp_path: Path) -> None:
     class Recorder(Observer):
-        def __init__(self):
-            self.events = []
+        def __init__(self) -> None:
+            self.events: list[tuple[Any, ...]] = []
 
-        def started(self, plan):
+        def started(self, plan: Plan) -> None:
             self.events.append(("started", plan.total_steps, plan.tokens_per_step, plan.resumed_from))
 
-        def stepped(self, snapshot):
+        def stepped(self, snapshot: Snapshot) -> None:
             self.events.append(("stepped", snapshot.step))
 
-        def evaluated(self, step, evaluation):
+        def evaluated(self, step: int, evaluation: Evaluation) -> None:
             self.events.append(("evaluated", step))
 
-        def saved(self, step, checkpoint):
+        def saved(self, step: int, checkpoint: Path) -> None:
             self.events.append(("saved", step))
 
     recorder = Recorder()

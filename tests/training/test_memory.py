@@ -1,3 +1,5 @@
+from __future__ import annotations
+
 import subprocess
 import sys
 
@@ -18,7 +20,7 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="mallopt is glibc's")
-def test_freed_blocks_are_used_again_without_page_faults():
+def test_freed_blocks_are_used_again_without_page_faults() -> None:
     faults = {
         reuse: int(
             subprocess.run(

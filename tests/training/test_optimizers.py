@@ -1,3 +1,5 @@
+from __future__ import annotations
+
 import pytest
 import torch
 from torch import nn
@@ -14,7 +16,7 @@ from smidgen.training.optimizers import (
 
 
 class Tied(nn.Module):
-    def __init__(self):
+    def __init__(self) -> None:
         super().__init__()
         self.embedding = nn.Embedding(5, 4)
         self.linear = nn.Linear(4, 4)
@@ -22,17 +24,17 @@ class Tied(nn.Module):
         self.head = nn.Linear(4, 5, bias=False)
         self.head.weight = self.embedding.weight
 
-    def forward(self, ids):
+    def forward(self, ids: torch.Tensor) -> torch.Tensor:
         return self.head(self.norm(self.linear(self.embedding(ids))))
 
 
-def step(model, optimizer):
+def step(model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
     optimizer.zero_grad()
     model(torch.arange(5)).square().sum().backward()
     optimizer.step()
 
 
-def test_matrices_decay_and_vectors_do_not_and_a_tied_weight_is_there_once():
+def test_matrices_decay_and_vectors_do_not_and_a_tied_weight_is_there_once() -> None:
     model = Tied()
     optimizer = make_optimizer(model, AdamW(weight_decay=0.1))
     set_rates(optimizer, 1e-3, 0.1)
@@ -44,12 +46,12 @@ def test_matrices_decay_and_vectors_do_not_and_a_tied_weight_is_there_once():
     assert {group["lr"] for group in optimizer.param_groups} == {1e-3}
 
 
-def test_the_configured_betas_and_eps_are_used():
+def test_the_configured_betas_and_eps_are_used() -> None:
     group = make_optimizer(Tied(), AdamW(betas=(0.8, 0.99), eps=1e-6)).param_groups[0]
     assert (group["betas"], group["eps"]) == ((0.8, 0.99), 1e-6)
 
 
-def test_state_round_trips_to_the_bit():
+def test_state_round_trips_to_the_bit() -> None:
     torch.manual_seed(0)
     first, second = Tied(), Tied()
     one = make_optimizer(first, AdamW())
@@ -66,7 +68,7 @@ def test_state_round_trips_to_the_bit():
     assert all(torch.equal(a, b) for a, b in zip(first.parameters(), second.parameters(), strict=True))
 
 
-def test_state_of_another_model_is_refused():
+def test_state_of_another_model_is_refused() -> None:
     model = Tied()
     optimizer = make_optimizer(model, AdamW())
     step(model, optimizer)
@@ -83,7 +85,7 @@ def test_state_of_another_model_is_refused():
 
 
 @pytest.mark.parametrize("max_norm", [None, 0.5, 1e6])
-def test_average_and_clip_equals_torch_on_the_mean_gradient(max_norm):
+def test_average_and_clip_equals_torch_on_the_mean_gradient(max_norm: float | None) -> None:
     torch.manual_seed(1)
     summed = [nn.Parameter(torch.zeros(3, 4)), nn.Parameter(torch.zeros(5)), nn.Parameter(torch.zeros(2))]
     mean = [nn.Parameter(p.detach().clone()) for p in summed]
@@ -98,7 +100,7 @@ def test_average_and_clip_equals_torch_on_the_mean_gradient(max_norm):
     assert summed[2].grad is None
 
 
-def test_a_step_without_any_label_changes_no_gradient_to_nan():
+def test_a_step_without_any_label_changes_no_gradient_to_nan() -> None:
     p = nn.Parameter(torch.zeros(2))
     p.grad = torch.zeros(2)
     average_and_clip([p], torch.tensor(0), 1.0)

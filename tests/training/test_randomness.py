@@ -1,3 +1,5 @@
+from __future__ import annotations
+
 import json
 import random
 
@@ -9,7 +11,7 @@ from smidgen.training.randomness import capture_randomness, restore_randomness, 
 CPU = torch.device("cpu")
 
 
-def draw():
+def draw() -> tuple[list[float], list[float], list[float]]:
     return (
         [random.random(), random.random(), random.gauss(0, 1)],
         [*np.random.random(3).tolist(), np.random.standard_normal()],
@@ -17,7 +19,7 @@ def draw():
     )
 
 
-def test_generators_go_on_where_they_were():
+def test_generators_go_on_where_they_were() -> None:
     seed_everything(3)
     draw()  # leaves half a pair of normal numbers in Python's and numpy's generators
     tensors, values = capture_randomness(CPU)
@@ -27,7 +29,7 @@ def test_generators_go_on_where_they_were():
     assert draw() == expected
 
 
-def test_seeds_decide():
+def test_seeds_decide() -> None:
     seed_everything(2**40)
     first = draw()
     seed_everything(2**40)

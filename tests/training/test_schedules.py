@@ -1,3 +1,7 @@
+from __future__ import annotations
+
+from typing import Any
+
 import pytest
 import torch
 
@@ -5,13 +9,13 @@ from smidgen.config import AdamW, Schedule, TrainingConfig
 from smidgen.training.schedules import learning_rate, weight_decay
 
 
-def rates(total, lr=1.0, **schedule):
+def rates(total: int, lr: float = 1.0, **schedule: Any) -> list[float]:
     training = TrainingConfig(lr=lr, schedule=Schedule(**schedule))
     return [learning_rate(training, step, total) for step in range(1, total + 1)]
 
 
 @pytest.mark.parametrize("kind", ["cosine", "linear", "constant", "two_stage"])
-def test_warm_up_is_linear_and_reaches_exactly_lr(kind):
+def test_warm_up_is_linear_and_reaches_exactly_lr(kind: str) -> None:
     lr = 3e-4
     values = rates(100, lr=lr, kind=kind, warmup_steps=7)
     assert values[6] == lr
@@ -21,24 +25,24 @@ def test_warm_up_is_linear_and_reaches_exactly_lr(kind):
 
 @pytest.mark.parametrize("kind", ["cosine", "linear", "two_stage"])
 @pytest.mark.parametrize("warmup_steps", [0, 1, 5])
-def test_the_last_step_is_exactly_at_eta_min(kind, warmup_steps):
+def test_the_last_step_is_exactly_at_eta_min(kind: str, warmup_steps: int) -> None:
     assert rates(50, lr=0.3, kind=kind, warmup_steps=warmup_steps, eta_min=0.07)[-1] == 0.07
 
 
-def test_without_warm_up_the_first_step_has_lr():
+def test_without_warm_up_the_first_step_has_lr() -> None:
     for kind in ("cosine", "linear", "constant", "two_stage"):
         assert rates(10, lr=0.3, kind=kind)[0] == 0.3
     assert rates(1, lr=0.3, kind="cosine") == [0.3]
 
 
-def test_hand_values():
+def test_hand_values() -> None:
     assert rates(5, kind="linear") == pytest.approx([1.0, 0.75, 0.5, 0.25, 0.0])
     assert rates(5, kind="linear", eta_min=0.2) == pytest.approx([1.0, 0.8, 0.6, 0.4, 0.2])
     assert rates(5, kind="cosine") == pytest.approx([1.0, 0.5 + 0.5**0.5 / 2, 0.5, 0.5 - 0.5**0.5 / 2, 0.0])
     assert rates(3, kind="constant") == [1.0, 1.0, 1.0]
 
 
-def test_two_stage_drops_rate_and_weight_decay_at_the_half():
+def test_two_stage_drops_rate_and_weight_decay_at_the_half() -> None:
     # Lines from 1 and from 2/3 at step 1 that reach 0 at step 11; the second half begins after step 5.
     expected = [1.0, 0.9, 0.8, 0.7, 0.6, 2 / 3 * 0.5, 2 / 3 * 0.4, 2 / 3 * 0.3, 2 / 3 * 0.2, 2 / 3 * 0.1, 0.0]
     assert rates(11, kind="two_stage") == pytest.approx(expected)
@@ -50,7 +54,7 @@ def test_two_stage_drops_rate_and_weight_decay_at_the_half():
 
 
 @pytest.mark.parametrize("kind", ["cosine", "linear"])
-def test_equal_to_transformers(kind):
+def test_equal_to_transformers(kind: str) -> None:
     transformers = pytest.importorskip("transformers")
     optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=1.0)
     make = getattr(transformers, f"get_{kind}_schedule_with_warmup")

@@ -7,7 +7,7 @@ import sys
 import time
 from pathlib import Path
 from signal import Signals
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Self
 
 from smidgen.training.evaluate import Evaluation
 from smidgen.training.observer import Observer, Plan, Snapshot
@@ -23,7 +23,7 @@ _STOPPING = "finishing the step, then saving (Ctrl-C again quits at once)"
 class TrainingProgress(Observer):
     """Shows a training; a context, so that the terminal is itself again after an error."""
 
-    def __enter__(self) -> TrainingProgress:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *exception: object) -> None:
