@@ -94,7 +94,8 @@ def test_a_single_document_in_pieces_is_cut_anywhere(lengths: list[int], fractio
 
 def test_a_generators_own_split_stands() -> None:
     own = [Piece("a", split="train"), Piece("b", split="val")]
-    assert routed(own, Holdout()) == own
+    for holdout in (Holdout(), Holdout(documents=1), Holdout(method="tail")):
+        assert routed(own, holdout) == own
     mixed = routed([*own, Piece("0123456789")], Holdout(0.5))
     assert [(piece.text, piece.split) for piece in mixed] == [
         ("a", "train"),

@@ -6,6 +6,7 @@ import fcntl
 import itertools
 import json
 import os
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ import pytest
 from smidgen.config import TokenizerConfig
 from smidgen.data import Dataset, Holdout, Prepared, Windows, prepare
 from smidgen.data.manifest import Manifest
+from smidgen.data.storyworld import generate
 from smidgen.runtime.errors import DataError, TokenizerError
 
 pytestmark = pytest.mark.usefixtures("workshop")
@@ -387,3 +389,39 @@ def test_an_empty_file_among_others_is_a_warning(
 def test_a_manifest_survives_its_json(corpus: Path, tmp_path: Path) -> None:
     prepared = run(corpus, tmp_path / "data")
     assert Manifest.read(tmp_path / "data") == prepared.manifest
+
+
+@pytest.mark.parametrize("seed", [-1, 2**64])
+def test_seeds_out_of_range(corpus: Path, tmp_path: Path, seed: int) -> None:
+    with pytest.raises(DataError, match=f"--seed {seed}: use"):
+        run(corpus, tmp_path / "data", seed=seed)
+
+
+def test_storyworld_brings_its_own_validation_documents(tmp_path: Path) -> None:
+    dataset = run("storyworld", tmp_path / "data", documents=60, holdout=Holdout(0.25), seed=3).dataset
+    drawn = {split: list(islice(generate(3, split), count)) for split, count in (("train", 60), ("val", 15))}
+    for split, documents in drawn.items():
+        plain = [document.text.encode() for document in documents if document.messages is None]
+        tokens = getattr(dataset, split).tokens[:].tolist()
+        assert tokens.count(EOS) == len(documents)
+        written = bytes(token for token in tokens if token < EOS)
+        assert all(text in written for text in plain)
+        turns = sum(len(document.messages) for document in documents if document.messages is not None)
+        assert turns > 0
+        assert tokens.count(257) == tokens.count(258) == turns, "the markers of chats are special tokens"
+
+
+def test_storyworld_beside_files(corpus: Path, tmp_path: Path) -> None:
+    prepared = prepare(
+        ["storyworld", corpus], tmp_path / "data", TokenizerConfig(), documents=20, holdout=Holdout(documents=5)
+    )
+    documents = {name: records[0].documents for name, records in prepared.manifest.splits.items()}
+    assert documents == {"train": 20 + len(STORIES) - 5, "val": 5 + 5}
+    assert [source.bytes for source in prepared.manifest.sources] == [corpus.stat().st_size, None]
+
+
+def test_storyworld_is_prepared_once(tmp_path: Path) -> None:
+    assert not run("storyworld", tmp_path / "data", documents=20).already_prepared
+    assert run("storyworld", tmp_path / "data", documents=20).already_prepared
+    with pytest.raises(DataError, match="--overwrite"):
+        run("storyworld", tmp_path / "data", documents=21)

@@ -70,7 +70,7 @@ class StoryworldSource:
 
     def record(self) -> SourceRecord:
         # The first documents stand for the generator's code: another version writes other text.
-        sample = [piece.text for piece in islice(self.pieces(), 32)]
+        sample = [piece.text for piece in islice(self.pieces(), 256)]
         digest = digest_of([STORYWORLD, self.train_documents, self.val_documents, self.seed, sample])
         return SourceRecord(STORYWORLD, None, digest)
 
