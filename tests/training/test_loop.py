@@ -293,7 +293,9 @@ def test_fp16_skips_a_step_whose_gradient_overflows(
     make_config: MakeConfig, make_task: MakeTask, tmp_path: Path
 ) -> None:
     for steps in (2, 3):  # the third step changes nothing
-        config = make_config(precision="fp16", max_steps=steps, **{"schedule.kind": "constant"})
+        config = make_config(
+            precision="fp16", max_steps=steps, **{"schedule.kind": "constant", "schedule.warmup_steps": 1}
+        )
         train(config, make_task(config, objective=Overflowing()), tmp_path / str(steps))
     assert_same_weights(weights(tmp_path / "2"), weights(tmp_path / "3"))
     scales = [

@@ -53,7 +53,7 @@ def draw_curves(runs: Sequence[str | Path], out: str | Path) -> None:
         figure.savefig(out, dpi=150)
 
 
-_STYLE = {
+_STYLE: dict[Any, Any] = {
     "font.size": 10.5,
     "axes.spines.top": False,
     "axes.spines.right": False,
