@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 from pydantic import ValidationError
@@ -98,6 +98,15 @@ def test_layer_pattern_repeats() -> None:
         ({"model.attention.head_dim": 33}, ["head_dim = 33", "even"]),
         ({"training.schedule.eta_min": 1.0}, ["training.schedule.eta_min = 1.0", "above training.lr"]),
         ({"training.schedule.second_stage_lr": 1e-4}, ["second_stage_lr", "two_stage"]),
+        ({"training.schedule.kind": "constant", "training.schedule.eta_min": 1e-5}, ["eta_min", "constant"]),
+        (
+            {
+                "training.schedule.kind": "two_stage",
+                "training.schedule.eta_min": 1e-4,
+                "training.schedule.second_stage_lr": 1e-5,
+            },
+            ["second_stage_lr", "the rate would rise"],
+        ),
         ({"training.epochs": 1.0}, ["training.epochs = 1.0", "max_steps"]),
         ({"training.schedule.warmup_steps": 300}, ["warmup_steps = 300", "max_steps 300"]),
         ({"training.seq_len": 512}, ["training.seq_len = 512", "model.max_seq_len 256"]),
@@ -135,11 +144,13 @@ def test_files_that_cannot_be_read_are_named(tmp_path: Path) -> None:
     assert "expected an override" in refusal("elite-tiny", ["training.lr", "1"])
 
 
-def test_every_field_has_a_path_and_most_a_description() -> None:
+def test_every_field_has_a_path_and_a_description() -> None:
     paths = dict(field_paths(Config))
     assert {"model.attention.kv_lora_rank", "model.attention.num_kv_heads", "training.schedule.kind"} <= set(paths)
     assert "model.attention" not in paths
+    assert [path for path, field in paths.items() if not field.description and not path.endswith(".kind")] == []
     assert paths["training.lr"].description == "Highest learning rate."
+    assert paths["model.attention.kind"].annotation == Literal["grouped_query", "latent"]
 
 
 def test_padded_vocabulary() -> None:

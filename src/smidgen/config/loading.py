@@ -5,14 +5,16 @@ from __future__ import annotations
 import difflib
 import re
 from collections.abc import Iterator, Mapping, Sequence
+from copy import copy
 from functools import cache
 from importlib import resources
 from pathlib import Path
-from typing import Any, TypeVar, get_args
+from typing import Any, Literal, TypeVar, cast, get_args
 
 import yaml
 from pydantic import BaseModel, ValidationError
-from pydantic_core import ErrorDetails
+from pydantic.fields import FieldInfo
+from pydantic_core import ErrorDetails, PydanticUndefined
 
 from smidgen.config.model import ModelConfig
 from smidgen.config.parts import Part
@@ -140,18 +142,24 @@ def validate(section: type[Section], tree: Mapping[str, Any], where: str = "") -
         raise ConfigError(where + _describe(section, problems[0]) + more) from None
 
 
-def field_paths(section: type[BaseModel], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """Every dotted path that may be overridden, with pydantic's field information."""
+def field_paths(section: type[BaseModel], prefix: str = "") -> Iterator[tuple[str, FieldInfo]]:
+    """Every dotted path that may be overridden, with pydantic's field information.
+
+    The `kind` that chooses between sections comes once, with all its values.
+    """
     for name, field in section.model_fields.items():
         parts = [t for t in _types(field.annotation) if isinstance(t, type) and issubclass(t, BaseModel)]
         if not parts:
             yield prefix + name, field
-        known: set[str] = set()
-        for part in parts:
-            for path, inner in field_paths(part, f"{prefix}{name}."):
-                if path not in known:
-                    known.add(path)
-                    yield path, inner
+        inner = [pair for part in parts for pair in field_paths(part, f"{prefix}{name}.")]
+        fields = dict(reversed(inner))  # where two kinds share a name, the first describes it
+        if len(parts) > 1:
+            kind = copy(fields[f"{prefix}{name}.kind"])
+            kind.annotation = cast(Any, Literal[tuple(part.model_fields["kind"].default for part in parts)])
+            kind.default = PydanticUndefined
+            kind.description = field.description
+            fields[f"{prefix}{name}.kind"] = kind
+        yield from ((path, fields[path]) for path in dict(inner))
 
 
 def _find(source: str | Path) -> Path:

@@ -76,6 +76,7 @@ class LatentAttention(Part):
 
     kind: Literal["latent"] = "latent"
     num_heads: PositiveInt
+    """Query, key and value heads."""
     q_lora_rank: Annotated[int, Field(ge=0)] = 0
     """Rank of the query projection; 0 projects directly."""
     kv_lora_rank: PositiveInt
@@ -85,7 +86,9 @@ class LatentAttention(Part):
     qk_rope_head_dim: PositiveInt
     """Part of a query or key head that RoPE rotates; its key is shared by all heads."""
     v_head_dim: PositiveInt
+    """Size of a value head."""
     rope_theta: PositiveFloat = 10_000.0
+    """Base of the rotary frequencies."""
     yarn: Yarn = Yarn()
     cache: Literal["absorb", "naive"] = "absorb"
     """What the cache holds: the latent and the shared rotated key, or every head's keys and values."""
@@ -116,9 +119,11 @@ class FeedForward(Part):
     """`down(activation(gate(x)) * up(x))`, or `down(activation(up(x)))` where `gated` is false."""
 
     intermediate_size: PositiveInt
+    """Width inside the feed-forward."""
     activation: Literal["silu", "gelu_tanh", "relu2"] = "silu"
     """silu makes SwiGLU, gelu_tanh GeGLU, relu2 squared ReLU."""
     gated: bool = True
+    """Multiply by a second projection that goes through the activation."""
 
 
 class Norm(Part):
@@ -127,6 +132,7 @@ class Norm(Part):
     kind: Literal["rms_norm", "rms_norm_plus_one", "layer_norm"] = "rms_norm"
     """rms_norm_plus_one multiplies by (1 + w), w starting at 0 (Gemma). layer_norm has a gain and no bias."""
     eps: PositiveFloat = 1e-6
+    """Added to the mean square (or the variance)."""
     placement: Literal["pre", "sandwich", "sub"] = "pre"
     """pre: before each sublayer. sandwich: also after it, before the residual sum (Gemma 3).
     sub: pre, and inside the sublayer before its output projection (SubLN, BitNet b1.58)."""
@@ -158,6 +164,7 @@ class Initialization(Part):
     """Random weights: normal with `std`; output projections of the residual branches with std / √(2 · num_layers)."""
 
     std: PositiveFloat = 0.02
+    """Standard deviation of all matrices but the output projections."""
     zero_output_projections: bool = False
     """Start attention's and feed-forward's output projections at zero."""
     final_norm_gain: float = 1.0
@@ -174,7 +181,9 @@ class ModelConfig(Part):
     vocab_size: PositiveInt
     """Ids the model knows: input ids are below it and logits have this many columns."""
     hidden_size: PositiveInt
+    """Width of the residual stream."""
     num_layers: PositiveInt
+    """Layers, each of attention and feed-forward."""
     max_seq_len: PositiveInt
     """Longest context in tokens."""
     tie_word_embeddings: bool = True
@@ -186,6 +195,7 @@ class ModelConfig(Part):
     layer_pattern: Annotated[tuple[LayerType, ...], Strict(False), Field(min_length=1)] = ("full",)
     """Attention of each layer, repeated until num_layers."""
     attention: Attention
+    """How tokens look at each other."""
     feed_forward: FeedForward
     norm: Norm = Norm()
     linear: Linear = DenseLinear()

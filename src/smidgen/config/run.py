@@ -24,6 +24,7 @@ class TokenizerConfig(Part):
     """Which tokenizer `prepare` trains or loads."""
 
     kind: TokenizerKind = "byte_bpe"
+    """byte_bpe, sentencepiece and characters can be trained; pretrained loads any Hugging Face tokenizer."""
     vocab_size: PositiveInt | None = None
     """Ids to train, special tokens included. For kind pretrained it is checked, not chosen."""
     path: str | None = None
@@ -51,9 +52,13 @@ class AdamW(Part):
     """AdamW (Loshchilov & Hutter, 2019). Weight decay acts on matrices only, never on norms."""
 
     kind: Literal["adamw"] = "adamw"
+    """The optimiser."""
     betas: Annotated[tuple[float, float], Strict(False)] = (0.9, 0.95)
+    """Decay rates of the gradient's running mean and mean square."""
     eps: PositiveFloat = 1e-8
+    """Added to the denominator of each step."""
     weight_decay: NonNegativeFloat = 0.1
+    """Share of a matrix's weights that a step at learning rate 1 would take away."""
 
     @model_validator(mode="after")
     def _check(self) -> AdamW:
@@ -69,6 +74,7 @@ class Schedule(Part):
     """cosine and linear fall to eta_min at the last step. two_stage (BitNet b1.58): linear decay whose rate and
     weight decay both drop at half of the steps."""
     warmup_steps: NonNegativeInt = 0
+    """Steps over which the rate rises from 0 to training.lr."""
     eta_min: NonNegativeFloat = 0.0
     """Learning rate at the end."""
     second_stage_lr: PositiveFloat | None = None
@@ -107,6 +113,7 @@ class TrainingConfig(Part):
     log_every: PositiveInt = 10
     """Steps between lines of metrics.jsonl."""
     seed: NonNegativeInt = 1337
+    """Of the starting weights, the order of the data, and dropout."""
     compile: bool = False
     """torch.compile the model."""
     device: str = "auto"
@@ -124,9 +131,21 @@ class TrainingConfig(Part):
             )
         if self.max_steps is not None and self.epochs is not None:
             raise impossible("epochs", self.epochs, "max_steps is set too; give one of them (the other null)")
+        if self.schedule.kind == "constant" and self.schedule.eta_min:
+            raise impossible(
+                "schedule.eta_min",
+                self.schedule.eta_min,
+                "has no effect with schedule.kind constant; leave it 0 or use cosine or linear",
+            )
         second_lr = self.schedule.second_stage_lr
         if second_lr is not None and self.schedule.kind != "two_stage":
             raise impossible("schedule.second_stage_lr", second_lr, "belongs to schedule.kind two_stage; remove it")
+        if second_lr is not None and second_lr < self.schedule.eta_min:
+            raise impossible(
+                "schedule.second_stage_lr",
+                second_lr,
+                f"lies below schedule.eta_min {self.schedule.eta_min:g}: the rate would rise; use at least that",
+            )
         if self.max_steps is not None and self.schedule.warmup_steps >= self.max_steps > 1:
             raise impossible(
                 "schedule.warmup_steps",
@@ -140,6 +159,7 @@ class Config(Part):
     """A whole run: what a preset file holds and what a run folder's config.yaml records."""
 
     description: str = ""
+    """One line on what this is."""
     model: ModelConfig
     tokenizer: TokenizerConfig = TokenizerConfig()
     data: DataConfig = DataConfig()

@@ -138,7 +138,7 @@ class Decoder(nn.Module):
     def head_weight(self) -> Tensor:
         """The head's weight [V, D], without padded rows; the embedding's when tied."""
         weight = self.model.embed_tokens.weight if self.config.tie_word_embeddings else self.lm_head.weight
-        return weight[: self.config.vocab_size]
+        return weight if len(weight) == self.config.vocab_size else weight[: self.config.vocab_size]
 
     def initialize(self, seed: int) -> Decoder:
         """Fill every weight from `seed` as the configuration's `initialization` says; the same on every device."""
