@@ -1,10 +1,12 @@
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 from torch import nn
 
-from smidgen.config import AdamW
+from smidgen.config import AdamW, Muon
 from smidgen.runtime.errors import TrainingError
 from smidgen.training.optimizers import (
     average_and_clip,
@@ -105,3 +107,59 @@ def test_a_step_without_any_label_changes_no_gradient_to_nan() -> None:
     p.grad = torch.zeros(2)
     average_and_clip([p], torch.tensor(0), 1.0)
     assert torch.equal(p.grad, torch.zeros(2))
+
+
+def test_muon_takes_the_matrices_of_the_layers_and_adamw_the_rest(randomized_decoder: Any) -> None:
+    model = randomized_decoder("elite-tiny", {"model.vocab_size": 65, "model.num_layers": 2})
+    optimizer = make_optimizer(model, Muon())
+    set_rates(optimizer, 1e-3, 0.1)
+    model(torch.zeros(1, 4, dtype=torch.long)).square().mean().backward()
+    optimizer.step()
+    kept = {name: set(optimizer.state[p]) for name, p in model.named_parameters()}
+    assert kept["model.layers.1.mlp.up_proj.weight"] == {"momentum_buffer"}
+    assert {"exp_avg", "exp_avg_sq"} <= kept["model.embed_tokens.weight"] & kept["model.norm.weight"]
+    decayed = {id(p) for group in optimizer.param_groups if group["weight_decay"] for p in group["params"]}
+    assert {name for name, p in model.named_parameters() if id(p) not in decayed} == {
+        name for name, p in model.named_parameters() if p.dim() == 1
+    }
+
+
+def test_muons_state_survives_saving_and_loading(randomized_decoder: Any) -> None:
+    def train(model: nn.Module, optimizer: torch.optim.Optimizer, steps: int) -> None:
+        set_rates(optimizer, 1e-3, 0.1)
+        for _ in range(steps):
+            model(torch.arange(8)[None]).square().mean().backward()
+            optimizer.step()
+            optimizer.zero_grad()
+
+    overrides = {"model.vocab_size": 65, "model.num_layers": 2}
+    first, second = (randomized_decoder("elite-tiny", overrides) for _ in range(2))
+    one, two = make_optimizer(first, Muon()), make_optimizer(second, Muon())
+    train(first, one, 3)
+    second.load_state_dict(first.state_dict())
+    load_optimizer_tensors(two, second, {name: t.clone() for name, t in optimizer_tensors(one, first).items()})
+    train(first, one, 2)
+    train(second, two, 2)
+    assert all(torch.equal(p, q) for p, q in zip(first.parameters(), second.parameters(), strict=True))
+
+
+def test_muon_steps_are_orthogonal_and_as_large_as_adamws() -> None:
+    """An update is the gradient's nearest orthogonal matrix, scaled to a root mean square of 0.2."""
+
+    class Layer(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.weight = nn.Parameter(torch.zeros(48, 96))
+            self.gain = nn.Parameter(torch.ones(1))
+
+    layer = Layer()
+    optimizer = make_optimizer(layer, Muon())
+    set_rates(optimizer, 1.0, 0.0)
+    gradient = torch.randn(48, 96, generator=torch.Generator().manual_seed(0))
+    layer.weight.grad, layer.gain.grad = gradient.clone(), torch.zeros(1)
+    optimizer.step()
+    update = -layer.weight.detach()
+    assert 0.1 < update.square().mean().sqrt() < 0.3
+    singular = torch.linalg.svdvals(update)
+    assert singular.max() / singular.min() < 2  # five Newton-Schulz steps bring them near each other
+    assert (update * gradient).sum() > 0

@@ -22,7 +22,7 @@ from smidgen.config.model import (
     TernaryLinear,
     Yarn,
 )
-from smidgen.config.run import AdamW, Config, DataConfig, Schedule, TokenizerConfig, TrainingConfig
+from smidgen.config.run import AdamW, Config, DataConfig, Muon, Schedule, TokenizerConfig, TrainingConfig
 
 __all__ = [
     "AdamW",
@@ -36,6 +36,7 @@ __all__ = [
     "LatentAttention",
     "LayerType",
     "ModelConfig",
+    "Muon",
     "Norm",
     "Schedule",
     "TernaryLinear",

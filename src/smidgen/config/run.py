@@ -62,9 +62,39 @@ class AdamW(Part):
 
     @model_validator(mode="after")
     def _check(self) -> AdamW:
-        if not all(0 <= beta < 1 for beta in self.betas):
-            raise impossible("betas", list(self.betas), "each beta lies in [0, 1)")
+        _check_betas(self.betas)
         return self
+
+
+class Muon(Part):
+    """Muon (Jordan et al., 2024) for the matrices of the layers, AdamW for embedding, head and norms.
+
+    Muon's steps are scaled to the size of AdamW's (Liu et al., 2025), so that training.lr and weight_decay serve both.
+    """
+
+    kind: Literal["muon"] = "muon"
+    """The optimiser."""
+    momentum: Annotated[float, Field(ge=0, lt=1)] = 0.95
+    """Decay rate of Muon's running mean of the gradient (Nesterov's form)."""
+    betas: Annotated[tuple[float, float], Strict(False)] = (0.9, 0.95)
+    """AdamW's decay rates of the gradient's running mean and mean square."""
+    eps: PositiveFloat = 1e-8
+    """Added to the denominator of each AdamW step."""
+    weight_decay: NonNegativeFloat = 0.1
+    """Share of a matrix's weights that a step at learning rate 1 would take away."""
+
+    @model_validator(mode="after")
+    def _check(self) -> Muon:
+        _check_betas(self.betas)
+        return self
+
+
+Optimizer = Annotated[AdamW | Muon, Field(discriminator="kind")]
+
+
+def _check_betas(betas: tuple[float, float]) -> None:
+    if not all(0 <= beta < 1 for beta in betas):
+        raise impossible("betas", list(betas), "each beta lies in [0, 1)")
 
 
 class Schedule(Part):
@@ -97,7 +127,8 @@ class TrainingConfig(Part):
     lr: PositiveFloat = 3e-4
     """Highest learning rate."""
     schedule: Schedule = Schedule()
-    optimizer: AdamW = AdamW()
+    optimizer: Optimizer = AdamW()
+    """How gradients become steps."""
     gradient_clip: PositiveFloat | None = 1.0
     """Largest norm of the whole gradient; null never clips."""
     dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0

@@ -7,27 +7,54 @@ from collections.abc import Iterable, Mapping
 import torch
 from torch import Tensor, nn
 
-from smidgen.config import AdamW
+from smidgen.config import AdamW, Muon
 from smidgen.runtime.errors import TrainingError
 
+_VOCABULARY_MATRICES = ("embed_tokens.weight", "lm_head.weight")
 _FUSED_DEVICES = {"cpu", "cuda", "mps"}
 
 
-def make_optimizer(model: nn.Module, config: AdamW) -> torch.optim.Optimizer:
-    """AdamW over the model's parameters in two groups: matrices (the embedding is one), and the rest undecayed.
+def make_optimizer(model: nn.Module, config: AdamW | Muon) -> torch.optim.Optimizer:
+    """The optimiser over the model's parameters: matrices (the embedding is one) decayed, the rest not.
 
     A weight that two modules share is there once. The groups' `lr` and `weight_decay` are set by `set_rates`.
     """
-    parameters = [p for p in model.parameters() if p.requires_grad]
+    parameters = {name: p for name, p in model.named_parameters() if p.requires_grad}
+    matrices: list[nn.Parameter] = []
+    if isinstance(config, Muon):
+        matrices = [p for name, p in parameters.items() if p.dim() == 2 and not name.endswith(_VOCABULARY_MATRICES)]
+    by_muon = {id(p) for p in matrices}
+    others = [p for p in parameters.values() if id(p) not in by_muon]
     groups = [
-        {"params": [p for p in parameters if p.dim() >= 2], "decayed": True},
-        {"params": [p for p in parameters if p.dim() < 2], "decayed": False},
+        {"params": [p for p in others if p.dim() >= 2], "decayed": True},
+        {"params": [p for p in others if p.dim() < 2], "decayed": False},
     ]
-    fused = all(p.device.type in _FUSED_DEVICES for p in parameters)
+    fused = all(p.device.type in _FUSED_DEVICES for p in others)
     # The learning rate is a placeholder: set_rates gives the true one before every step.
-    return torch.optim.AdamW(
+    adamw = torch.optim.AdamW(
         [group for group in groups if group["params"]], lr=0.0, betas=config.betas, eps=config.eps, fused=fused
     )
+    return MuonWithAdamW(matrices, config.momentum, adamw) if isinstance(config, Muon) else adamw
+
+
+class MuonWithAdamW(torch.optim.Optimizer):
+    """PyTorch's Muon for some matrices and AdamW for the rest, as one optimiser with one state."""
+
+    def __init__(self, matrices: list[nn.Parameter], momentum: float, adamw: torch.optim.AdamW) -> None:
+        self._muon = torch.optim.Muon(matrices, lr=0.0, momentum=momentum, adjust_lr_fn="match_rms_adamw")
+        self._adamw = adamw
+        for group in self._muon.param_groups:
+            group["decayed"] = True
+        super().__init__([*self._muon.param_groups, *adamw.param_groups], {})
+        # The parts see the same groups and the same state: what is set or loaded here is theirs.
+        self.param_groups = [*self._muon.param_groups, *adamw.param_groups]
+        self._muon.state = adamw.state = self.state
+
+    def step(self, closure: None = None) -> None:  # type: ignore[override]
+        """One step of both."""
+        assert closure is None
+        self._muon.step()
+        self._adamw.step()
 
 
 def set_rates(optimizer: torch.optim.Optimizer, lr: float, weight_decay: float) -> None:
