@@ -108,7 +108,6 @@ def test_layer_pattern_repeats() -> None:
             ["second_stage_lr", "the rate would rise"],
         ),
         ({"training.epochs": 1.0}, ["training.epochs = 1.0", "max_steps"]),
-        ({"training.schedule.warmup_steps": 300}, ["warmup_steps = 300", "max_steps 300"]),
         ({"training.seq_len": 512}, ["training.seq_len = 512", "model.max_seq_len 256"]),
         ({"training.optimizer.betas": [0.9, 1.0]}, ["training.optimizer.betas", "[0, 1)"]),
         ({"model.attention.sliding_window": 8}, ["sliding_window = 8", "layer_pattern"]),

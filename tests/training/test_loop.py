@@ -334,8 +334,14 @@ def test_epochs_become_steps(make_config: MakeConfig) -> None:
     assert count_steps(config, sequences_per_epoch=21) == 7
     with pytest.raises(ConfigError, match=r"training\.max_steps = null"):
         count_steps(make_config(max_steps=None), 21)
-    with pytest.raises(ConfigError, match=r"warmup_steps = 2: .* only 2 steps"):
-        count_steps(make_config(max_steps=None, epochs=0.3), 21)
+
+
+def test_a_warm_up_longer_than_the_run_is_told_and_works(
+    make_config: MakeConfig, make_task: MakeTask, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    config = make_config(max_steps=2, **{"schedule.warmup_steps": 5})
+    assert train(config, make_task(config), tmp_path / "run").steps == 2
+    assert "warmup_steps = 5: longer than the 2 steps" in caplog.text
 
 
 def test_compile_without_a_compiler_is_refused(

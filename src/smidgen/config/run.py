@@ -177,12 +177,6 @@ class TrainingConfig(Part):
                 second_lr,
                 f"lies below schedule.eta_min {self.schedule.eta_min:g}: the rate would rise; use at least that",
             )
-        if self.max_steps is not None and self.schedule.warmup_steps >= self.max_steps > 1:
-            raise impossible(
-                "schedule.warmup_steps",
-                self.schedule.warmup_steps,
-                f"is not below training.max_steps {self.max_steps}; use about a tenth of max_steps",
-            )
         return self
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 import os
 import shutil
@@ -35,6 +36,8 @@ from smidgen.training.reporting import Reporter, Workload
 from smidgen.training.resume import Changes, changed_fields
 from smidgen.training.schedules import learning_rate, weight_decay
 from smidgen.training.state import TrainerState, read_trainer_state, restore_state, save_state
+
+logger = logging.getLogger(__name__)
 
 AnyCallable = TypeVar("AnyCallable", bound=Callable)
 
@@ -71,6 +74,12 @@ def train(config: Config, task: Task, run_path: str | Path, observer: Observer |
     """
     run = RunFolder(run_path)
     total_steps = count_steps(config, task.data.train.per_epoch)
+    if config.training.schedule.warmup_steps > total_steps:
+        logger.warning(
+            "training.schedule.warmup_steps = %d: longer than the %d steps of this run, which never reach training.lr",
+            config.training.schedule.warmup_steps,
+            total_steps,
+        )
     device = resolve_device(config.training.device)
     observer = observer or Observer()
     with run.locked(), StopSignals(observer.stopping) as signals:
@@ -101,15 +110,9 @@ def count_steps(config: Config, sequences_per_epoch: int) -> int:
         return training.max_steps
     if training.epochs is None:
         raise ConfigError("training.max_steps = null: nothing says when to stop; set it, or training.epochs")
-    steps = math.ceil(
+    return math.ceil(
         training.epochs * sequences_per_epoch / (training.batch_size * training.gradient_accumulation_steps)
     )
-    if training.schedule.warmup_steps >= steps > 1:
-        raise ConfigError(
-            f"training.schedule.warmup_steps = {training.schedule.warmup_steps}: training.epochs {training.epochs:g}"
-            f" of this data are only {steps} steps; use about {max(1, steps // 10)}"
-        )
-    return steps
 
 
 def find_origin(config: Config, task: Task, run: RunFolder) -> Origin:
