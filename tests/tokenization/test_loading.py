@@ -177,3 +177,10 @@ def test_fingerprints_tell_tokenizers_apart(corpus: list[str], folder: Path) -> 
     edit(folder, eos_token="<|endoftext|>", chat_template="other", pad_token=None)
     assert load_tokenizer(folder).fingerprint == first
     assert train_tokenizer("byte_bpe", corpus[:100], 600).fingerprint != first
+
+
+def test_a_dataset_folder_stands_for_its_tokenizer(tmp_path: Path) -> None:
+    tokenizer = train_tokenizer("byte_bpe", ["one two one two"], 300)
+    tokenizer.save(tmp_path / "tokenizer")
+    (tmp_path / "dataset.json").write_text("{}")
+    assert load_tokenizer(tmp_path).fingerprint == tokenizer.fingerprint

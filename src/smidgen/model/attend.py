@@ -11,6 +11,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+LONGEST_SHORT_SEQUENCE = 256
+"""Up to this length, training on a CPU in bf16 holds all scores in memory."""
 FORBIDDEN_POSITION = -1
 """Position of a key that no query may see: padding, or a slot of a cache that holds nothing."""
 
@@ -31,6 +33,7 @@ class Visibility:
     """int64 [B, T]: queries see keys of their own document. Only where queries and keys are the same tokens."""
     everything: bool = False
     _masks: dict[int | None, Tensor] = field(default_factory=dict)
+    _biases: dict[tuple[int | None, torch.dtype], Tensor] = field(default_factory=dict)
 
     @property
     def is_causal(self) -> bool:
@@ -41,6 +44,15 @@ class Visibility:
         if window not in self._masks:
             self._masks[window] = self.block(window, slice(None), slice(None))
         return self._masks[window]
+
+    def bias(self, window: int | None, dtype: torch.dtype) -> Tensor:
+        """The mask as numbers to add to scores, [B or 1, 1, T, S]: 0 where a query sees a key, else -inf."""
+        if (window, dtype) not in self._biases:
+            mask = self.mask(window)
+            self._biases[window, dtype] = torch.zeros(mask.shape, dtype=dtype, device=mask.device).masked_fill_(
+                ~mask, float("-inf")
+            )
+        return self._biases[window, dtype]
 
     def block(self, window: int | None, queries: slice, keys: slice) -> Tensor:
         """The part of the mask for some queries and keys, boolean [B or 1, 1, t, s]."""
@@ -76,11 +88,39 @@ def attend(
         window = None
     if visibility.everything:
         return _sdpa(query, key, value, None, scale, dropout)
+    if _is_short_training_on_cpu(query, key):
+        bias = _with_positions(visibility, query).bias(window, query.dtype)
+        return _attend_by_products(query, key, value, bias, scale, dropout)
     if visibility.is_causal and window is None:
         return _sdpa(query, key, value, None, scale, dropout, causal=True)
     if window is None or length != key.shape[2] or length <= window:
         return _sdpa(query, key, value, _with_positions(visibility, query).mask(window), scale, dropout)
     return _attend_in_blocks(query, key, value, _with_positions(visibility, query), scale, window, dropout)
+
+
+def _is_short_training_on_cpu(query: Tensor, key: Tensor) -> bool:
+    """Where plain products beat PyTorch's flash kernel, whose backward pass in bf16 on a CPU is its slowest part."""
+    return (
+        query.device.type == "cpu"
+        and query.dtype == torch.bfloat16
+        and query.requires_grad
+        and max(query.shape[2], key.shape[2]) <= LONGEST_SHORT_SEQUENCE
+    )
+
+
+def _attend_by_products(
+    query: Tensor, key: Tensor, value: Tensor, bias: Tensor, scale: float, dropout: float
+) -> Tensor:
+    """Attention with its [B, H, T, S] scores in memory; grouped queries share their keys without a copy."""
+    batch, heads, length, size = query.shape
+    kv_heads = key.shape[1]
+    grouped = (query * scale).reshape(batch, kv_heads, heads // kv_heads * length, size)
+    scores = (grouped @ key.transpose(-1, -2)).view(batch, heads, length, -1)
+    weights = (scores + bias).softmax(-1)
+    if dropout:
+        weights = F.dropout(weights, dropout)
+    mixed = weights.view(batch, kv_heads, heads // kv_heads * length, -1) @ value
+    return mixed.view(batch, heads, length, -1)
 
 
 def _attend_in_blocks(
