@@ -48,7 +48,7 @@ def evaluate_storyworld(
 
 
 def score_table(scores: Mapping[str, StoryworldScore]) -> list[list[str]]:
-    """Rows of a table, the first its heading: a line for each group with its kinds, a column in per cent for each model.
+    """Rows of a table, the first its heading: a line for each group with its kinds, a column in per cent a model.
 
     `scores`: what each model reached, by the name its column shall have; all on the same groups.
     """

@@ -29,9 +29,10 @@ logger = logging.getLogger(__name__)
 def load_tokenizer(path: str | Path) -> BaseTokenizer:
     """The tokenizer in a folder or file, saved here or taken from Hugging Face. Needs no torch and no transformers.
 
-    path: a folder with `tokenizer.json`, `tokenizer.model`, or `vocab.json` with `merges.txt`; one of these files; or a
-    dataset folder, whose `tokenizer/` is taken (a SentencePiece model may have any name that ends in `.model`). `tokenizer_config.json`, `special_tokens_map.json`
-    and the chat template are read from the same folder. Raises TokenizerError.
+    path: a folder with `tokenizer.json`, `tokenizer.model`, or `vocab.json` with `merges.txt`; one of these files (a
+    SentencePiece model may have any name that ends in `.model`); or a dataset folder, whose `tokenizer/` is taken.
+    `tokenizer_config.json`, `special_tokens_map.json` and the chat template are read from the same folder. Raises
+    TokenizerError.
     """
     path = Path(path)
     if (path / "dataset.json").is_file():

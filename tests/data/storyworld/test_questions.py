@@ -6,7 +6,7 @@ from collections import Counter
 
 import pytest
 
-from smidgen.data.storyworld import GROUPS, KINDS, Question, generate, questions, score
+from smidgen.data.storyworld import GROUPS, KINDS, Question, questions, score
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -31,7 +31,10 @@ def _gain(dice: Dice, world: World, person: Person, countable: str) -> Problem:
     have, more = world.operands(dice, lambda dice: (dice.between(2, 60), dice.between(2, 39)))
     they, name = person.they, person.name
     found = dice.choice(("finds", "buys", "gets", "picks up"))
-    story = f"{name} has {have} {countable}. {sentence(they)} {found} {more} more. How many {countable} does {they} have now?"
+    story = (
+        f"{name} has {have} {countable}. {sentence(they)} {found} {more} more. "
+        f"How many {countable} does {they} have now?"
+    )
     return story, [(f"{they} has", have, "+", more, have + more)]
 
 
@@ -47,7 +50,7 @@ def _groups(dice: Dice, world: World, person: Person, countable: str) -> Problem
     boxes, each = world.operands(dice, lambda dice: (dice.between(2, 12), dice.between(2, 12)))
     box = dice.choice(("boxes", "bags", "baskets", "jars"))
     story = f"{person.name} has {boxes} {box}. Each holds {each} {countable}. How many {countable} are there?"
-    return story, [(f"there are", boxes, "*", each, boxes * each)]
+    return story, [("there are", boxes, "*", each, boxes * each)]
 
 
 def _share(dice: Dice, world: World, person: Person, countable: str) -> Problem:

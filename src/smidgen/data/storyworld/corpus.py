@@ -47,14 +47,14 @@ GROUPS: Mapping[str, tuple[str, ...]] = {
 """The kinds by what they ask for."""
 
 DEFAULT_WEIGHTS: Mapping[str, float] = {
-    "stories": 1.0,
-    "facts": 2.0,
-    "arithmetic": 0.75,
-    "patterns": 2.0,
-    "comparisons": 0.75,
+    "stories": 0.75,
+    "facts": 3.0,
+    "arithmetic": 0.5,
+    "patterns": 1.5,
+    "comparisons": 0.5,
     "functions": 0.5,
-    "lists": 1.0,
-    "chats": 1.0,
+    "lists": 2.0,
+    "chats": 0.75,
 }
 """Relative numbers of documents of each kind in the corpus: more of what takes a small model longer to learn."""
 

@@ -2,40 +2,33 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from smidgen.data.storyworld.dice import Dice
 from smidgen.data.storyworld.exercise import Exercise
 from smidgen.data.storyworld.world import World, enumeration
 
 
 def lists(dice: Dice, world: World) -> Exercise:
-    """A request and the Markdown that fulfils it: a bulleted or numbered list, a checklist, or a table."""
-    return dice.choice((_bulleted, _numbered, _checklist, _bold, _table))(dice, world)
+    """A request and the Markdown that fulfils it: a list in one style and then in others, or a table."""
+    return _table(dice, world) if dice.chance(0.2) else _list(dice, world)
 
 
-def _items(dice: Dice, world: World) -> list[str]:
+def _list(dice: Dice, world: World) -> Exercise:
+    """Two or three items as a bulleted, numbered or bold list or a checklist, then in two of the other styles."""
     draw = dice.choice((world.things_of, world.things_of, world.foods_of))
-    return draw(dice, dice.between(2, 4))
+    items = draw(dice, dice.between(2, 3))
+    (name, style), *others = dice.sample(tuple(_STYLES.items()), 3)
+    rest = "".join(f"\n\nNow write {name}.{_block(style(items))}" for name, style in others)
+    return Exercise(f"Write {name} of {enumeration(items)}.", _block(style(items)), rest)
 
 
-def _bulleted(dice: Dice, world: World) -> Exercise:
-    items = _items(dice, world)
-    return Exercise(f"Write a list of {enumeration(items)}.", _block([f"- {item}" for item in items]))
-
-
-def _numbered(dice: Dice, world: World) -> Exercise:
-    items = _items(dice, world)
-    lines = [f"{number}. {item}" for number, item in enumerate(items, 1)]
-    return Exercise(f"Write a numbered list of {enumeration(items)}.", _block(lines))
-
-
-def _checklist(dice: Dice, world: World) -> Exercise:
-    items = _items(dice, world)
-    return Exercise(f"Write a checklist of {enumeration(items)}.", _block([f"- [ ] {item}" for item in items]))
-
-
-def _bold(dice: Dice, world: World) -> Exercise:
-    items = _items(dice, world)
-    return Exercise(f"Write a list of {enumeration(items)} in bold.", _block([f"- **{item}**" for item in items]))
+_STYLES: dict[str, Callable[[list[str]], list[str]]] = {
+    "a list": lambda items: [f"- {item}" for item in items],
+    "a numbered list": lambda items: [f"{number}. {item}" for number, item in enumerate(items, 1)],
+    "a checklist": lambda items: [f"- [ ] {item}" for item in items],
+    "a bold list": lambda items: [f"- **{item}**" for item in items],
+}
 
 
 def _table(dice: Dice, world: World) -> Exercise:

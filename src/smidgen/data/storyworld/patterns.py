@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from itertools import pairwise
 from string import ascii_lowercase
 
 from smidgen.data.storyworld.dice import Dice
@@ -46,7 +47,7 @@ def _progression(dice: Dice, world: World) -> list[str]:
         numbers = [start + index * step for index in range(length)]
         if dice.chance(0.3):
             numbers.reverse()
-        if _owned(world, [split_of_numbers(*pair) for pair in zip(numbers, numbers[1:], strict=False)]):
+        if _owned(world, [split_of_numbers(*pair) for pair in pairwise(numbers)]):
             return [in_words(number) for number in numbers]
 
 

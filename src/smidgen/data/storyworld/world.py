@@ -17,7 +17,8 @@ HIS_NAMES = (
 ).split()
 FAMILY_NAMES = (
     "Brook Hill Wood Field Stone Frost Reed Fox Finch Wolf Moss Lake Snow Berry Moon Marsh Ash Birch Hawk Swan "
-    "Lamb Winter Summer Sparrow Thorn Clay Flint Rivers Crane Hazel Heath Penny Rowan Bear Dale Ford Cook Page Dove Vale"
+    "Lamb Winter Summer Sparrow Thorn Clay Flint Rivers Crane Hazel Heath Penny Rowan Bear Dale Ford Cook Page Dove "
+    "Vale"
 ).split()
 
 THING_ADJECTIVES = (
