@@ -111,7 +111,7 @@ class NGramModel:
 
     def probabilities(self, history: Sequence[int]) -> Floats:
         """Probability of every token after `history`, the beginning of a document; shape [vocab_size], sums to 1."""
-        reachable = [self.vocab_size, *history]
+        reachable = [self.vocab_size, *history] if len(history) < self.order else history
         result = np.full(self.vocab_size, 1 / self.vocab_size)
         context = 0
         for length, order in enumerate(self._orders, 1):
@@ -145,7 +145,7 @@ class NGramModel:
         random = np.random.default_rng(seed)
         history = list(prompt)
         while len(history) < len(prompt) + max_new_tokens:
-            probabilities = self.probabilities(history[-self.order :] if len(history) >= self.order else history)
+            probabilities = self.probabilities(history)
             if temperature == 0:
                 token = int(probabilities.argmax())
             else:

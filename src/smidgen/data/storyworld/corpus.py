@@ -134,8 +134,7 @@ def _asked(kind: str, split: Split, number: int, seed: int) -> Iterator[Question
             prompt = render_chat(DEFAULT_CHAT_TEMPLATE, exercise.messages, add_generation_prompt=True)
         if prompt not in prompts:
             prompts.add(prompt)
-            stop = exercise.rest[:1] or None
-            yield Question(kind, prompt, exercise.answer.strip(), stop, exercise.messages)
+            yield Question(kind, prompt, exercise.answer.strip(), exercise.stop, exercise.messages)
 
 
 def _weights(kinds: Mapping[str, float] | Sequence[str] | None) -> Mapping[str, float]:

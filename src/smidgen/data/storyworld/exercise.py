@@ -23,6 +23,11 @@ class Exercise:
     rest: str = ""
     messages: tuple[Message, ...] | None = None
 
+    @property
+    def stop(self) -> str | None:
+        """What follows the answer and does not occur in it: a blank line or one character; None where it is the end."""
+        return "\n\n" if self.rest.startswith("\n\n") else self.rest[:1] or None
+
 
 def document_of_questions(lead: str, questions: list[tuple[str, str]]) -> Exercise:
     """A lead text with questions and their answers below it, a line each; the first question is the marked one."""
