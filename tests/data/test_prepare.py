@@ -398,8 +398,8 @@ def test_seeds_out_of_range(corpus: Path, tmp_path: Path, seed: int) -> None:
 
 
 def test_storyworld_brings_its_own_validation_documents(tmp_path: Path) -> None:
-    dataset = run("storyworld", tmp_path / "data", documents=60, holdout=Holdout(0.25), seed=3).dataset
-    drawn = {split: list(islice(generate(3, split), count)) for split, count in (("train", 60), ("val", 15))}
+    dataset = run("storyworld", tmp_path / "data", documents=240, holdout=Holdout(0.25), seed=3).dataset
+    drawn = {split: list(islice(generate(3, split), count)) for split, count in (("train", 240), ("val", 60))}
     for split, documents in drawn.items():
         plain = [document.text.encode() for document in documents if document.messages is None]
         tokens = getattr(dataset, split).tokens[:].tolist()

@@ -74,6 +74,8 @@ def make_config() -> Callable[..., Config]:
             "training.max_steps": 12,
             "training.batch_size": 4,
             "training.lr": 1e-2,
+            "training.dropout": 0.0,
+            "training.optimizer.weight_decay": 0.1,
             "training.schedule.warmup_steps": 2,
             "training.log_every": 1,
             "training.eval_every": 4,

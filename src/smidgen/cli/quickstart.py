@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from smidgen.config import Config
     from smidgen.data import Dataset
-    from smidgen.evaluation.storyworld import StoryworldScore
+    from smidgen.evaluation.storyworld import Answer, StoryworldScore
     from smidgen.model import Decoder
     from smidgen.runtime.protocols import Tokenizer
 
@@ -122,7 +122,7 @@ def show_scores(config: Config, dataset: Dataset, tokenizer: Tokenizer, run_path
     print_table(header, rows)
 
 
-def answers_of(model: Decoder, tokenizer: Tokenizer):  # type: ignore[no-untyped-def]
+def answers_of(model: Decoder, tokenizer: Tokenizer) -> Answer:
     """The model as one who answers, many questions at once."""
     from smidgen.evaluation.answers import engine_answers
     from smidgen.inference import TorchEngine
@@ -137,7 +137,7 @@ def show_sample(run_path: Path, tokenizer: Tokenizer) -> None:
     from smidgen.inference import generate
 
     model = load(run_path)
-    facts = "Mia Frost has the red kite. Tom Lake has the paper boat.\nQuestion: What does Tom Lake have?\nAnswer:"
-    for prompt, temperature in (("One day", 0.7), (facts, 0.0)):
-        text = generate(model, tokenizer, prompt, max_new_tokens=80, temperature=temperature, seed=3)
+    facts = "Mia Frost has red kites. Tom Lake mends paper boats.\nWhat does Tom Lake mend?"
+    for prompt, temperature, length in (("One day", 0.7, 100), (facts, 0.0, 10)):
+        text = generate(model, tokenizer, prompt, max_new_tokens=length, temperature=temperature, seed=3)
         print(prompt + text, end="\n\n")
