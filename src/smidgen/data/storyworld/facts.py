@@ -12,7 +12,7 @@ VERBS_OF_PEOPLE = (("helps", "help"), ("teaches", "teach"), ("visits", "visit"),
 
 
 def facts(dice: Dice, world: World) -> Exercise:
-    """Four or five facts and three questions; an answer repeats its fact. Nobody and nothing occurs in two facts."""
+    """Three or four facts, each asked for once; an answer repeats its fact. No person, thing, food or verb occurs twice."""
     told = []
     relations = dice.sample(RELATIONS, dice.between(3, 4))
     people = [person.name for person in world.people(dice, 2 * len(relations))]
@@ -40,5 +40,5 @@ RELATIONS = (*VERBS_OF_FOOD, *VERBS_OF_THINGS, *VERBS_OF_PEOPLE, "lives", "works
 
 
 def _address(place: Place) -> str:
-    """ "in Mossy Barn": a place as a name."""
+    """A place as a name: in Mossy Barn."""
     return f"{place.preposition} {place.name.title()}"

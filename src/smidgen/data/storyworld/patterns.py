@@ -33,7 +33,7 @@ def patterns(dice: Dice, world: World) -> Exercise:
 
 
 def in_words(number: int) -> str:
-    """A number from 20 to 99: "twenty", "forty-two"."""
+    """A number from 20 to 99 as English writes it: twenty, forty-two."""
     tens, ones = divmod(number, 10)
     return f"{TENS[tens - 2]}-{ONES[ones - 1]}" if ones else TENS[tens - 2]
 

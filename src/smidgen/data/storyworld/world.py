@@ -179,12 +179,12 @@ def _apart(dice: Dice, phrases: tuple[str, ...], count: int) -> list[str]:
 
 
 def with_article(noun_phrase: str) -> str:
-    """ "a red kite", "an old map"."""
+    """The phrase after a or an."""
     return f"{'an' if noun_phrase[0] in 'aeiou' else 'a'} {noun_phrase}"
 
 
 def enumeration(parts: list[str]) -> str:
-    """ "a, b and c"."""
+    """The parts as English lists them: a, b and c."""
     return f"{', '.join(parts[:-1])} and {parts[-1]}" if len(parts) > 1 else parts[0]
 
 
