@@ -12,7 +12,7 @@ VERBS_OF_PEOPLE = (("helps", "help"), ("teaches", "teach"), ("visits", "visit"),
 
 
 def facts(dice: Dice, world: World) -> Exercise:
-    """Three or four facts, each asked for once; an answer repeats its fact. No person, thing, food or verb occurs twice."""
+    """Three or four facts, each asked for once; an answer repeats its fact. Nobody and no verb occurs in two."""
     told = []
     relations = dice.sample(RELATIONS, dice.between(3, 4))
     people = [person.name for person in world.people(dice, 2 * len(relations))]
