@@ -37,7 +37,7 @@ test: $(INSTALLED)
 	$(PYTEST) -m "not torture" $(PYTEST_ARGS)
 
 torture: $(INSTALLED)
-	$(PYTEST) -m torture $(PYTEST_ARGS)
+	HYPOTHESIS_PROFILE=explore $(PYTEST) -m "torture or hypothesis" $(PYTEST_ARGS)
 
 lint: $(INSTALLED)
 	$(BIN)/ruff format --check .

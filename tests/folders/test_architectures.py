@@ -100,6 +100,12 @@ def test_config_json_says_everything_that_decides_logits(config: ModelConfig) ->
     assert again.scale_embeddings == config.scale_embeddings
 
 
+def test_a_window_that_no_layer_of_a_cut_pattern_uses_is_not_written() -> None:
+    cut = {"model.num_layers": 1, "model.layer_pattern": ["full", "sliding"], "model.attention.sliding_window": 4}
+    fields = written(load_config("gemma3-tiny", cut).model)
+    assert written(read(fields)) == fields
+
+
 @given(configurations())
 @settings(max_examples=300, deadline=None)
 def test_transformers_accepts_what_we_write_for_its_classes(config: ModelConfig) -> None:

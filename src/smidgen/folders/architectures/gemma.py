@@ -36,16 +36,20 @@ class Gemma3(Architecture):
     def write(self, config: ModelConfig) -> Tree:
         attention = config.attention
         assert isinstance(attention, GroupedQueryAttention)
-        theta = attention.rope_theta
-        sliding_theta = theta if attention.sliding_rope_theta is None else attention.sliding_rope_theta
+        theta = sliding_theta = attention.rope_theta
+        # transformers builds the mask of sliding layers even where there are none.
+        window = config.max_seq_len
+        if "sliding" in config.layer_types:
+            assert attention.sliding_window is not None
+            window = attention.sliding_window
+            sliding_theta = theta if attention.sliding_rope_theta is None else attention.sliding_rope_theta
         return {
             **base.write_common(config),
             **base.write_grouped_query(attention),
             "hidden_activation": HIDDEN_ACT[config.feed_forward.activation],
             "query_pre_attn_scalar": int(_score_scalar(attention)),
             "layer_types": [FULL if layer_type == "full" else SLIDING for layer_type in config.layer_types],
-            # transformers builds the mask of sliding layers even where there are none.
-            "sliding_window": attention.sliding_window or config.max_seq_len,
+            "sliding_window": window,
             "rope_theta": theta,
             "rope_local_base_freq": sliding_theta,
             "rope_parameters": {
