@@ -20,7 +20,7 @@ CLASSES = {
     "elite": "LlamaForCausalLM",
     "gemma3": "Gemma3ForCausalLM",
     "rscalm": "LlamaForCausalLM",
-    "quickstart": "LlamaForCausalLM",
+    "quickstart": "SmidgenForCausalLM",
 }
 
 

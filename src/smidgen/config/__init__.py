@@ -22,7 +22,9 @@ from smidgen.config.model import (
     TernaryLinear,
     Yarn,
 )
-from smidgen.config.run import AdamW, Config, DataConfig, Muon, Schedule, TokenizerConfig, TrainingConfig
+from smidgen.config.optimization import AdamW, Muon, Schedule
+from smidgen.config.run import Config, DataConfig, TokenizerConfig
+from smidgen.config.training import TrainingConfig
 
 __all__ = [
     "AdamW",

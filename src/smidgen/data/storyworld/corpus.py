@@ -50,7 +50,7 @@ DEFAULT_WEIGHTS: Mapping[str, float] = {
     "stories": 0.75,
     "facts": 3.0,
     "arithmetic": 0.5,
-    "patterns": 1.5,
+    "patterns": 2.0,
     "comparisons": 0.5,
     "functions": 0.5,
     "lists": 2.0,

@@ -1,0 +1,79 @@
+"""The section `training`: everything about the optimisation."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
+
+from smidgen.config.optimization import AdamW, Optimizer, Schedule
+from smidgen.config.parts import Part, impossible
+
+
+class TrainingConfig(Part):
+    """The optimisation."""
+
+    max_steps: PositiveInt | None = None
+    """Optimiser steps. Give this or epochs."""
+    epochs: PositiveFloat | None = None
+    """Passes over the training data; turned into steps when the data is known."""
+    batch_size: PositiveInt = 8
+    """Sequences in one forward pass."""
+    gradient_accumulation_steps: PositiveInt = 1
+    """Forward passes whose gradients make one step."""
+    seq_len: PositiveInt | None = None
+    """Tokens a sequence. Left out: model.max_seq_len."""
+    lr: PositiveFloat = 3e-4
+    """Highest learning rate."""
+    schedule: Schedule = Schedule()
+    optimizer: Optimizer = AdamW()
+    """How gradients become steps."""
+    gradient_clip: PositiveFloat | None = 1.0
+    """Largest norm of the whole gradient; null never clips."""
+    dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    """Probability, on attention weights and on the output of attention and feed-forward, in training only."""
+    eval_every: PositiveInt = 250
+    """Steps between evaluations on the validation split."""
+    eval_tokens: PositiveInt | None = 262_144
+    """Validation tokens an evaluation reads, always the same ones; null reads the whole split."""
+    checkpoint_every: PositiveInt = 500
+    """Steps between checkpoints; the last step always makes one."""
+    keep_last: PositiveInt = 2
+    """Checkpoints kept, beside the best."""
+    log_every: PositiveInt = 10
+    """Steps between lines of metrics.jsonl."""
+    seed: NonNegativeInt = 1337
+    """Of the starting weights, the order of the data, and dropout."""
+    compile: bool = False
+    """torch.compile the model."""
+    device: str = "auto"
+    """auto: cuda, then mps, then cpu; or a torch device."""
+    precision: Literal["bf16", "fp32", "fp16", "fp8_block"] = "bf16"
+    """Type of activations and products; master weights and optimiser state are float32."""
+
+    @model_validator(mode="after")
+    def _check(self) -> TrainingConfig:
+        if self.schedule.eta_min > self.lr:
+            raise impossible(
+                "schedule.eta_min",
+                self.schedule.eta_min,
+                f"lies above training.lr {self.lr:g}: the rate would rise; use at most training.lr",
+            )
+        if self.max_steps is not None and self.epochs is not None:
+            raise impossible("epochs", self.epochs, "max_steps is set too; give one of them (the other null)")
+        if self.schedule.kind == "constant" and self.schedule.eta_min:
+            raise impossible(
+                "schedule.eta_min",
+                self.schedule.eta_min,
+                "has no effect with schedule.kind constant; leave it 0 or use cosine or linear",
+            )
+        second_lr = self.schedule.second_stage_lr
+        if second_lr is not None and self.schedule.kind != "two_stage":
+            raise impossible("schedule.second_stage_lr", second_lr, "belongs to schedule.kind two_stage; remove it")
+        if second_lr is not None and second_lr < self.schedule.eta_min:
+            raise impossible(
+                "schedule.second_stage_lr",
+                second_lr,
+                f"lies below schedule.eta_min {self.schedule.eta_min:g}: the rate would rise; use at least that",
+            )
+        return self
