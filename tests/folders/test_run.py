@@ -1,9 +1,10 @@
 from __future__ import annotations
 
 import json
-import multiprocessing
 import os
 import random
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -165,23 +166,12 @@ def test_a_run_without_checkpoints_has_none(tmp_path: Path) -> None:
     assert not is_run_folder(tmp_path)
 
 
-def _try_to_lock(path: Path, outcome: multiprocessing.Queue) -> None:
-    try:
-        with RunFolder(path).locked():
-            outcome.put("locked")
-    except TrainingError as error:
-        outcome.put(str(error))
-
-
 def test_a_second_process_is_refused_by_name_of_the_first(run: RunFolder) -> None:
-    context = multiprocessing.get_context("spawn")
-    outcome = context.Queue()
-    other = context.Process(target=_try_to_lock, args=(run.path, outcome))
-    other.start()
-    message = outcome.get(timeout=60)
-    other.join()
+    lock = "import sys; from smidgen.folders.run import RunFolder; RunFolder(sys.argv[1]).locked().__enter__()"
+    other = subprocess.run([sys.executable, "-c", lock, str(run.path)], capture_output=True, text=True, check=False)
+    message = other.stderr.splitlines()[-1]
+    assert "TrainingError" in message
     assert f"process {os.getpid()}" in message
-    assert "\n" not in message
 
 
 def test_the_lock_is_free_after_use(run: RunFolder, tmp_path: Path) -> None:
