@@ -1,5 +1,6 @@
 """Typed, strict configuration: sections, presets and dotted overrides."""
 
+from smidgen.config.cleaning import CleaningConfig, DecontaminationConfig, DuplicatesConfig
 from smidgen.config.loading import (
     dump_config,
     field_paths,
@@ -22,25 +23,31 @@ from smidgen.config.model import (
     TernaryLinear,
     Yarn,
 )
-from smidgen.config.optimization import AdamW, Muon, Schedule
+from smidgen.config.optimization import AdamW, Lion, Muon, Optimizer, Schedule, ScheduleFreeAdamW
 from smidgen.config.run import Config, DataConfig, TokenizerConfig
 from smidgen.config.training import TrainingConfig
 
 __all__ = [
     "AdamW",
     "BlockFP8Linear",
+    "CleaningConfig",
     "Config",
     "DataConfig",
+    "DecontaminationConfig",
     "DenseLinear",
+    "DuplicatesConfig",
     "FeedForward",
     "GroupedQueryAttention",
     "Initialization",
     "LatentAttention",
     "LayerType",
+    "Lion",
     "ModelConfig",
     "Muon",
     "Norm",
+    "Optimizer",
     "Schedule",
+    "ScheduleFreeAdamW",
     "TernaryLinear",
     "TokenizerConfig",
     "TrainingConfig",

@@ -6,6 +6,7 @@ from typing import Literal
 
 from pydantic import PositiveInt, model_validator
 
+from smidgen.config.cleaning import CleaningConfig
 from smidgen.config.model import ModelConfig
 from smidgen.config.parts import Part, impossible
 from smidgen.config.training import TrainingConfig
@@ -48,6 +49,7 @@ class Config(Part):
     """One line on what this is."""
     model: ModelConfig
     tokenizer: TokenizerConfig = TokenizerConfig()
+    cleaning: CleaningConfig = CleaningConfig()
     data: DataConfig = DataConfig()
     training: TrainingConfig = TrainingConfig()
 
