@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 
 import numpy as np
@@ -161,6 +162,23 @@ def test_validation_windows_are_fixed_in_order_and_spread_over_the_split() -> No
     assert validation_windows(split, 10, max_tokens=None).per_epoch == 100
     assert validation_windows(split, 10, max_tokens=10**9).per_epoch == 100
     assert validation_windows(split, 10, max_tokens=1).per_epoch == 1
+
+
+def test_ids_above_the_vocabulary_are_named_with_file_and_position() -> None:
+    ids = np.arange(40) % 7
+    ids[33] = 9
+    split = dataclasses.replace(split_of(ids, [0, 40]), vocab_size=7)
+    windows = validation_windows(split, 8)
+    windows.batch(0, 4)
+    with pytest.raises(DataError, match=r"0\.bin: token 9 at position 33 "):
+        windows.batch(4, 1)
+
+
+@pytest.mark.parametrize("offsets", [[0, 30, 9, 40], [0, 9, 9_999, 40], [0, 20, 40, 30]])
+def test_offsets_that_do_not_rise_are_one_clear_line(offsets: list[int]) -> None:
+    windows = validation_windows(split_of(np.arange(40) % 7, offsets), 16)
+    with pytest.raises(DataError, match="the train split's document offsets do not rise"):
+        windows.batch(0, windows.per_epoch)
 
 
 @pytest.mark.parametrize("count", [0, 1])

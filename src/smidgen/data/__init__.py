@@ -1,9 +1,10 @@
 """Sources to tokens on disk to batches, and the built-in corpus. No torch: batches are numpy arrays."""
 
+from smidgen.data.batch import IGNORE, Batch
 from smidgen.data.dataset import Dataset, Split
 from smidgen.data.holdout import Holdout
 from smidgen.data.prepare import Prepared, prepare
-from smidgen.data.windows import IGNORE, Batch, ValidationWindows, Windows, validation_windows
+from smidgen.data.windows import ValidationWindows, Windows, validation_windows
 
 __all__ = [
     "IGNORE",

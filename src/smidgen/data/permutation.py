@@ -12,6 +12,38 @@ UInt64Array = NDArray[np.uint64]
 _GOLDEN_GAMMA = np.uint64(0x9E3779B97F4A7C15)
 _ROUND_CONSTANT = np.uint64(0xD1342543DE82EF95)
 _FEISTEL_ROUNDS = 4
+_SHUFFLED_AT_ONCE = 4096
+
+
+class Shuffle:
+    """Endless passes over range(size), each in an order of its own drawn from the seed, and none of it stored.
+
+    `shuffle(numbers)` gives for position number n the item of pass n // size that comes n % size-th. Both are int64
+    [N]. A stretch of positions is computed at once and kept, because a batch at a time would cost mostly the calls.
+    """
+
+    def __init__(self, size: int, seed: int) -> None:
+        assert size > 0
+        self._size = size
+        self._seed = np.asarray([seed], np.uint64)
+        self._kept: tuple[int, NDArray[np.int64]] = (-1, np.empty(0, np.int64))
+
+    def __call__(self, numbers: NDArray[np.int64]) -> NDArray[np.int64]:
+        if len(numbers) == 0:
+            return np.empty(0, np.int64)
+        first = int(numbers[0]) // _SHUFFLED_AT_ONCE
+        if (numbers // _SHUFFLED_AT_ONCE != first).any():
+            return self._items(numbers)
+        kept, items = self._kept
+        if kept != first:
+            start = first * _SHUFFLED_AT_ONCE
+            items = self._items(np.arange(start, start + _SHUFFLED_AT_ONCE))
+            self._kept = (first, items)
+        return items[numbers - first * _SHUFFLED_AT_ONCE]
+
+    def _items(self, numbers: NDArray[np.int64]) -> NDArray[np.int64]:
+        passes, indices = np.divmod(numbers.astype(np.uint64), np.uint64(self._size))
+        return permute(indices, self._size, hash64(passes, self._seed)).astype(np.int64)
 
 
 def hash64(counters: UInt64Array, keys: UInt64Array) -> UInt64Array:

@@ -1,34 +1,18 @@
-"""Which windows of a token stream make up a batch, and the batch itself."""
+"""Sequences that are windows of a token stream: concatenate all documents, split at fixed lengths."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
+from smidgen.data.batch import IGNORE, Batch, Int64Array, document_masks
 from smidgen.data.dataset import Split
-from smidgen.data.permutation import UInt64Array, hash64, permute
+from smidgen.data.permutation import Shuffle, hash64
 from smidgen.runtime.errors import DataError
 
-IGNORE = -100
-"""Label of a position that predicts nothing (PyTorch's `ignore_index`)."""
-
 Sampling = Literal["shuffled", "random_windows"]
-
-
-@dataclass(frozen=True, slots=True)
-class Batch:
-    """Sequences of one forward pass, all arrays int64 [B, T]."""
-
-    input_ids: NDArray[np.int64]
-    labels: NDArray[np.int64]
-    """The token after each input; -100 where none is to be predicted."""
-    document_ids: NDArray[np.int64] | None
-    """Number of the document within its row, from 0; None without document masks."""
-    positions: NDArray[np.int64] | None
-    """Distance to the start of the document, or of the row if the document began before it; None without masks."""
 
 
 class Windows:
@@ -46,7 +30,8 @@ class Windows:
     documents begin is known from the dataset's offsets, or in foreign files from their end-of-text token; if neither
     is known (characters, a raw stream) the stream is one document and the masks are None.
 
-    Raises DataError when the split is too short to predict anything.
+    Raises DataError when the split is too short to predict anything, and where what is read is damaged: ids above the
+    vocabulary, offsets that do not rise.
     """
 
     def __init__(
@@ -62,23 +47,23 @@ class Windows:
         self.per_epoch = count_windows(split, seq_len)
         self._split = split
         self._sampling = sampling
+        self._shuffle = Shuffle(self.per_epoch, seed)
         self._seed = np.asarray([seed], np.uint64)
         self._document_masks = document_masks
 
     def batch(self, start: int, count: int) -> Batch:
         """Sequences number `start` to `start + count - 1`."""
-        numbers = np.arange(start, start + count, dtype=np.uint64)
+        return self.select(np.arange(start, start + count, dtype=np.int64))
+
+    def select(self, numbers: Int64Array) -> Batch:
+        """The sequences of these numbers (int64 [B]), a row each."""
         if self._sampling == "shuffled":
-            starts = self._shuffled(numbers) * np.uint64(self.seq_len)
+            starts = self._shuffle(numbers) * self.seq_len
         else:
             # One more token than the window, for its last label.
             possible = max(self._split.num_tokens - self.seq_len, 1)
-            starts = hash64(numbers, self._seed) % np.uint64(possible)
-        return assemble(self._split, starts.astype(np.int64), self.seq_len, self._document_masks)
-
-    def _shuffled(self, numbers: UInt64Array) -> UInt64Array:
-        epochs, indices = np.divmod(numbers, np.uint64(self.per_epoch))
-        return permute(indices, self.per_epoch, hash64(epochs, self._seed))
+            starts = (hash64(numbers.astype(np.uint64), self._seed) % np.uint64(possible)).astype(np.int64)
+        return assemble(self._split, starts, self.seq_len, self._document_masks)
 
 
 class ValidationWindows:
@@ -114,37 +99,64 @@ def count_windows(split: Split, seq_len: int) -> int:
     return -(-(split.num_tokens - 1) // seq_len)
 
 
-def assemble(split: Split, starts: NDArray[np.int64], seq_len: int, document_masks: bool) -> Batch:
-    """The batch of the windows that begin at `starts` (int64 [B])."""
-    tokens = split.tokens.windows(starts, seq_len + 1)
-    # Copies: labels are written to below, and a single row's slices would share memory with the inputs.
-    input_ids = tokens[:, :-1].copy()
-    labels = tokens[:, 1:].copy()
+def assemble(split: Split, starts: Int64Array, seq_len: int, masked: bool) -> Batch:
+    """The batch of the windows that begin at `starts` (int64 [B]), with document masks where `masked`."""
+    tokens = _read(split, starts, seq_len + 1)
+    check_ids(split, tokens)
+    labels = tokens[:, 1:].astype(np.int64)
     for row in np.flatnonzero(starts + seq_len >= split.num_tokens):
         labels[row, split.num_tokens - 1 - starts[row] :] = IGNORE
-    begins = _document_begins(split, tokens, starts) if document_masks else None
+    input_ids = tokens[:, :-1].astype(np.int64)
+    begins = _document_begins(split, tokens, starts) if masked else None
     if begins is None:
         return Batch(input_ids, labels, None, None)
-    labels[begins[:, 1:]] = IGNORE
-    begins = begins[:, :-1]
-    columns = np.arange(seq_len, dtype=np.int64)
-    positions = columns - np.maximum.accumulate(np.where(begins, columns, 0), axis=1)
-    return Batch(input_ids, labels, np.cumsum(begins, axis=1, dtype=np.int64), positions)
+    rows, columns = begins
+    labels[rows, columns - 1] = IGNORE
+    inside = columns < seq_len
+    document_ids, positions = document_masks((rows * seq_len + columns)[inside], input_ids.shape)
+    return Batch(input_ids, labels, document_ids, positions)
 
 
-def _document_begins(split: Split, tokens: NDArray[np.int64], starts: NDArray[np.int64]) -> NDArray[np.bool_] | None:
-    """bool [B, T + 1]: a document begins here, after the first column; None when boundaries are not known."""
-    begins = np.zeros(tokens.shape, np.bool_)
+def check_ids(split: Split, tokens: NDArray[Any]) -> None:
+    """Raise DataError, naming file and position, if ids that were just read lie outside the split's vocabulary."""
+    if split.vocab_size is not None and tokens.size and int(tokens.max()) >= split.vocab_size:
+        split.tokens.check_vocab(split.vocab_size)
+
+
+def check_rising(split: Split, rising: bool) -> None:
+    """Raise DataError unless offsets that were just read rise."""
+    if not rising:
+        raise DataError(
+            f"the {split.name} split's document offsets do not rise: damaged; prepare or copy the data again"
+        )
+
+
+def _read(split: Split, starts: Int64Array, length: int) -> NDArray[Any]:
+    """`length` ids from each start [len(starts), length] in the file's dtype; zeros past the end of the stream."""
+    tokens = split.tokens
+    # The file's narrow type: a quarter of the memory traffic until labels and inputs are written.
+    windows = np.empty((len(starts), length), tokens.dtype)
+    for row, start in enumerate(starts.tolist()):
+        part = tokens[start : start + length]
+        windows[row, : len(part)] = part
+        windows[row, len(part) :] = 0
+    return windows
+
+
+def _document_begins(split: Split, tokens: NDArray[Any], starts: Int64Array) -> tuple[Int64Array, Int64Array] | None:
+    """Rows and columns at which a document begins, after the first column; None when boundaries are not known."""
     if split.document_offsets is not None:
         offsets = split.document_offsets
         first = np.searchsorted(offsets, starts, side="right")
-        last = np.searchsorted(offsets, starts + tokens.shape[1], side="left")
-        counts = last - first
+        counts = np.searchsorted(offsets, starts + tokens.shape[1], side="left") - first
+        check_rising(split, bool((counts >= 0).all()))
         rows = np.repeat(np.arange(len(starts)), counts)
         within = np.arange(len(rows)) - np.repeat(np.cumsum(counts) - counts, counts)
-        begins[rows, offsets[first[rows] + within] - starts[rows]] = True
-    elif split.eos_id is not None:
-        begins[:, 1:] = tokens[:, :-1] == split.eos_id
-    else:
-        return None
-    return begins
+        columns = offsets[first[rows] + within] - starts[rows]
+        inside = bool(((columns > 0) & (columns < tokens.shape[1])).all())
+        check_rising(split, inside and bool((np.diff(rows * tokens.shape[1] + columns) > 0).all()))
+        return rows, columns
+    if split.eos_id is not None:
+        rows, columns = np.nonzero(tokens[:, :-1] == split.eos_id)
+        return rows, columns + 1
+    return None
