@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from smidgen.config import AdamW, Muon
+from smidgen.config import AdamW, Lion, Muon, Optimizer, ScheduleFreeAdamW
 from smidgen.runtime.errors import TrainingError
 from smidgen.training.optimizers import (
     average_and_clip,
@@ -53,15 +53,16 @@ def test_the_configured_betas_and_eps_are_used() -> None:
     assert (group["betas"], group["eps"]) == ((0.8, 0.99), 1e-6)
 
 
-def test_state_round_trips_to_the_bit() -> None:
+@pytest.mark.parametrize("settings", [AdamW(), Lion(), ScheduleFreeAdamW()])
+def test_state_round_trips_to_the_bit(settings: Optimizer) -> None:
     torch.manual_seed(0)
     first, second = Tied(), Tied()
-    one = make_optimizer(first, AdamW())
+    one = make_optimizer(first, settings)
     set_rates(one, 1e-2, 0.1)
     for _ in range(3):
         step(first, one)
     second.load_state_dict(first.state_dict())
-    two = make_optimizer(second, AdamW())
+    two = make_optimizer(second, settings)
     load_optimizer_tensors(two, second, {name: t.clone() for name, t in optimizer_tensors(one, first).items()})
     set_rates(two, 1e-2, 0.1)
     for _ in range(3):

@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
 
-from smidgen.config.optimization import AdamW, Optimizer, Schedule
+from smidgen.config.optimization import AdamW, Optimizer, Schedule, ScheduleFreeAdamW
 from smidgen.config.parts import Part, impossible
 
 
@@ -28,6 +28,9 @@ class TrainingConfig(Part):
     schedule: Schedule = Schedule()
     optimizer: Optimizer = AdamW()
     """How gradients become steps."""
+    ema_decay: Annotated[float, Field(gt=0, lt=1)] | None = None
+    """Decay rate a step of an exponential moving average of the weights, which evaluations and checkpoints then see;
+    null keeps none."""
     gradient_clip: PositiveFloat | None = 1.0
     """Largest norm of the whole gradient; null never clips."""
     dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
@@ -67,6 +70,13 @@ class TrainingConfig(Part):
                 self.schedule.eta_min,
                 "has no effect with schedule.kind constant; leave it 0 or use cosine or linear",
             )
+        decay_steps = self.schedule.decay_steps
+        if decay_steps is not None and self.max_steps is not None and decay_steps > self.max_steps:
+            raise impossible(
+                "schedule.decay_steps", decay_steps, f"exceeds training.max_steps {self.max_steps}; shorten it"
+            )
+        if isinstance(self.optimizer, ScheduleFreeAdamW):
+            self._check_schedule_free()
         second_lr = self.schedule.second_stage_lr
         if second_lr is not None and self.schedule.kind != "two_stage":
             raise impossible("schedule.second_stage_lr", second_lr, "belongs to schedule.kind two_stage; remove it")
@@ -77,3 +87,15 @@ class TrainingConfig(Part):
                 f"lies below schedule.eta_min {self.schedule.eta_min:g}: the rate would rise; use at least that",
             )
         return self
+
+    def _check_schedule_free(self) -> None:
+        if self.schedule.kind != "constant":
+            raise impossible(
+                "schedule.kind",
+                self.schedule.kind,
+                "schedule_free_adamw averages instead of lowering the rate; use schedule.kind constant",
+            )
+        if self.ema_decay is not None:
+            raise impossible(
+                "ema_decay", self.ema_decay, "schedule_free_adamw averages the weights itself; leave ema_decay null"
+            )

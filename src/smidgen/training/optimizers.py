@@ -7,21 +7,23 @@ from collections.abc import Iterable, Mapping
 import torch
 from torch import Tensor, nn
 
-from smidgen.config import AdamW, Muon
+from smidgen import config as settings
 from smidgen.runtime.errors import TrainingError
+from smidgen.training.lion import Lion
+from smidgen.training.schedule_free import ScheduleFreeAdamW
 
 _VOCABULARY_MATRICES = ("embed_tokens.weight", "lm_head.weight")
 _FUSED_DEVICES = {"cpu", "cuda", "mps"}
 
 
-def make_optimizer(model: nn.Module, config: AdamW | Muon) -> torch.optim.Optimizer:
+def make_optimizer(model: nn.Module, config: settings.Optimizer) -> torch.optim.Optimizer:
     """The optimiser over the model's parameters: matrices (the embedding is one) decayed, the rest not.
 
     A weight that two modules share is there once. The groups' `lr` and `weight_decay` are set by `set_rates`.
     """
     parameters = {name: p for name, p in model.named_parameters() if p.requires_grad}
     matrices: list[nn.Parameter] = []
-    if isinstance(config, Muon):
+    if isinstance(config, settings.Muon):
         matrices = [p for name, p in parameters.items() if p.dim() == 2 and not name.endswith(_VOCABULARY_MATRICES)]
     by_muon = {id(p) for p in matrices}
     others = [p for p in parameters.values() if id(p) not in by_muon]
@@ -29,12 +31,16 @@ def make_optimizer(model: nn.Module, config: AdamW | Muon) -> torch.optim.Optimi
         {"params": [p for p in others if p.dim() >= 2], "decayed": True},
         {"params": [p for p in others if p.dim() < 2], "decayed": False},
     ]
-    fused = all(p.device.type in _FUSED_DEVICES for p in others)
+    groups = [group for group in groups if group["params"]]
     # The learning rate is a placeholder: set_rates gives the true one before every step.
-    adamw = torch.optim.AdamW(
-        [group for group in groups if group["params"]], lr=0.0, betas=config.betas, eps=config.eps, fused=fused
-    )
-    return MuonWithAdamW(matrices, config.momentum, adamw) if isinstance(config, Muon) else adamw
+    match config:
+        case settings.Lion(betas=betas):
+            return Lion(groups, lr=0.0, betas=betas)
+        case settings.ScheduleFreeAdamW(betas=betas, eps=eps):
+            return ScheduleFreeAdamW(groups, lr=0.0, betas=betas, eps=eps)
+    fused = all(p.device.type in _FUSED_DEVICES for p in others)
+    adamw = torch.optim.AdamW(groups, lr=0.0, betas=config.betas, eps=config.eps, fused=fused)
+    return MuonWithAdamW(matrices, config.momentum, adamw) if isinstance(config, settings.Muon) else adamw
 
 
 class MuonWithAdamW(torch.optim.Optimizer):
@@ -82,7 +88,7 @@ def average_and_clip(parameters: Iterable[nn.Parameter], weight: Tensor, max_nor
 
 def optimizer_tensors(optimizer: torch.optim.Optimizer, model: nn.Module) -> dict[str, Tensor]:
     """The optimiser's state as `"<parameter>.<key>"` → tensor."""
-    tensors = {}
+    tensors: dict[str, Tensor] = {}
     for name, parameter in model.named_parameters():
         for key, value in optimizer.state[parameter].items():
             assert isinstance(value, Tensor), f"the optimiser keeps {key} as {type(value).__name__}"
@@ -91,14 +97,21 @@ def optimizer_tensors(optimizer: torch.optim.Optimizer, model: nn.Module) -> dic
 
 
 def load_optimizer_tensors(optimizer: torch.optim.Optimizer, model: nn.Module, tensors: Mapping[str, Tensor]) -> None:
-    """Put back what `optimizer_tensors` returned. Raises TrainingError where it belongs to other parameters."""
+    """Put back what `optimizer_tensors` returned. Raises TrainingError where it belongs to other parameters.
+
+    What schedule-free's `eval` had laid aside goes back into the model.
+    """
     parameters = dict(model.named_parameters())
     for full_name, value in tensors.items():
         name, _, key = full_name.rpartition(".")
         parameter = parameters.get(name)
         if parameter is None or (value.dim() and value.shape != parameter.shape):
             raise TrainingError(f"optimiser state {full_name} {list(value.shape)}: fits no parameter of the model")
-        optimizer.state[parameter][key] = value.to(parameter.device)
+        # Schedule-free computes with its scalars on the host: nothing waits for the device.
+        on_host = isinstance(optimizer, ScheduleFreeAdamW) and not value.dim()
+        optimizer.state[parameter][key] = value if on_host else value.to(parameter.device)
     missing = [name for name, parameter in parameters.items() if parameter not in optimizer.state]
     if missing:
         raise TrainingError(f"optimiser state of {missing[0]}: missing; the checkpoint belongs to another model")
+    if isinstance(optimizer, ScheduleFreeAdamW):
+        optimizer.train()

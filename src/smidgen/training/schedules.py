@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import math
 
-from smidgen.config import TrainingConfig
+from smidgen.config import Schedule, TrainingConfig
 
 
 def learning_rate(training: TrainingConfig, step: int, total_steps: int) -> float:
     """The rate of optimiser step `step`, counted from 1 to `total_steps`.
 
     It rises linearly to exactly `training.lr` at step `warmup_steps`; without warm-up the first step has it. Then
-    the schedule's kind decides; cosine, linear and two_stage reach exactly `eta_min` at the last step.
+    the schedule's kind decides; all but constant reach exactly `eta_min` at the last step.
     """
     schedule = training.schedule
     if step <= schedule.warmup_steps:
@@ -30,6 +30,20 @@ def learning_rate(training: TrainingConfig, step: int, total_steps: int) -> floa
             # end together; at the half the rate falls from the line of one peak to that of a lower one.
             peak = second_stage_lr(training) if in_second_stage(step, total_steps) else training.lr
             return _between(schedule.eta_min, peak, remaining)
+        case "wsd":
+            return _between(schedule.eta_min, training.lr, _stable_then_decay(schedule, step, total_steps, first))
+
+
+def _stable_then_decay(schedule: Schedule, step: int, total_steps: int, first: int) -> float:
+    """Height between eta_min and lr of warm-up, stable, decay (Hu et al., 2024; the shapes: Hägele et al., 2024).
+
+    A decay longer than what follows the warm-up's end, step `first`, begins there.
+    """
+    fraction = 0.2 if schedule.decay_fraction is None else schedule.decay_fraction
+    decay_steps = round(fraction * total_steps) if schedule.decay_steps is None else schedule.decay_steps
+    decay_steps = max(min(decay_steps, total_steps - first), 1)
+    done = max(step - (total_steps - decay_steps), 0) / decay_steps if total_steps > first else 0.0
+    return 1 - math.sqrt(done) if schedule.decay_shape == "one_minus_sqrt" else 1 - done
 
 
 def weight_decay(training: TrainingConfig, step: int, total_steps: int) -> float:
