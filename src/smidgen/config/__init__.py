@@ -23,11 +23,20 @@ from smidgen.config.model import (
     TernaryLinear,
     Yarn,
 )
-from smidgen.config.optimization import AdamW, Lion, Muon, Optimizer, Schedule, ScheduleFreeAdamW
+from smidgen.config.optimization import (
+    ActivationCheckpointing,
+    AdamW,
+    Lion,
+    Muon,
+    Optimizer,
+    Schedule,
+    ScheduleFreeAdamW,
+)
 from smidgen.config.run import Config, DataConfig, TokenizerConfig
 from smidgen.config.training import TrainingConfig
 
 __all__ = [
+    "ActivationCheckpointing",
     "AdamW",
     "BlockFP8Linear",
     "CleaningConfig",

@@ -8,6 +8,8 @@ from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, Pos
 
 from smidgen.config.parts import Part, impossible
 
+ActivationCheckpointing = Literal["none", "selective", "full"]
+
 
 class DecayedRates(Part):
     """What every optimiser needs to know."""

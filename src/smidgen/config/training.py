@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
 
-from smidgen.config.optimization import AdamW, Optimizer, Schedule, ScheduleFreeAdamW
+from smidgen.config.optimization import ActivationCheckpointing, AdamW, Optimizer, Schedule, ScheduleFreeAdamW
 from smidgen.config.parts import Part, impossible
 
 
@@ -47,8 +47,13 @@ class TrainingConfig(Part):
     """Steps between lines of metrics.jsonl."""
     seed: NonNegativeInt = 1337
     """Of the starting weights, the order of the data, and dropout."""
+    activation_checkpointing: ActivationCheckpointing = "none"
+    """What layers keep for the backward pass. none: everything. selective: results of projections and attention, the
+    rest is computed again. full: the layer's input; the whole layer is computed twice."""
     compile: bool = False
     """torch.compile the model."""
+    parallel: ParallelConfig = ParallelConfig()
+    """How the ranks that torchrun starts share the work."""
     device: str = "auto"
     """auto: cuda, then mps, then cpu; or a torch device."""
     precision: Literal["bf16", "fp32", "fp16", "fp8_block"] = "bf16"

@@ -6,10 +6,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from smidgen.config import LayerType, ModelConfig
+from smidgen.config import ActivationCheckpointing, LayerType, ModelConfig
 from smidgen.model.attend import Visibility
 from smidgen.model.attention import LayerInputs, attention_class, residual_dropout
 from smidgen.model.cache import Cache, CacheStep, LayerCache
+from smidgen.model.checkpointing import run_checkpointed
 from smidgen.model.feed_forward import FeedForward
 from smidgen.model.initialization import initialize
 from smidgen.model.norm import make_norm
@@ -31,9 +32,15 @@ class Layer(nn.Module):
         if self.is_sandwich:
             self.pre_feedforward_layernorm = make_norm(model.norm, model.hidden_size)
             self.post_feedforward_layernorm = make_norm(model.norm, model.hidden_size)
+        self.checkpointing: ActivationCheckpointing = "none"
 
     def forward(self, x: Tensor, inputs: LayerInputs, cache: LayerCache | None) -> Tensor:
         """[B, T, D] to [B, T, D]."""
+        if cache is not None:
+            return self._forward(x, inputs, cache)
+        return run_checkpointed(self._forward, self.checkpointing, x, inputs, None)
+
+    def _forward(self, x: Tensor, inputs: LayerInputs, cache: LayerCache | None) -> Tensor:
         mixed = self.self_attn(self.input_layernorm(x), inputs, cache)
         if self.is_sandwich:
             x = x + residual_dropout(self.post_attention_layernorm(mixed), inputs.dropout)
@@ -149,6 +156,11 @@ class Decoder(nn.Module):
         """Dropout on attention weights and on the outputs of attention and feed-forward, in training mode."""
         self.dropout = probability
 
+    def set_activation_checkpointing(self, mode: ActivationCheckpointing) -> None:
+        """What the layers keep for the backward pass (see model/checkpointing.py)."""
+        for layer in self.layers:
+            layer.checkpointing = mode
+
     def new_cache(self, batch_size: int, max_seq_len: int | None = None) -> Cache:
         """An empty cache of `batch_size` slots, `max_seq_len` tokens each (the model's context if left out)."""
         weight = self.model.embed_tokens.weight
@@ -171,13 +183,14 @@ class Decoder(nn.Module):
         cache: Cache | None,
     ) -> dict[LayerType, LayerInputs]:
         dropout = self.dropout if self.training else 0.0
-        shared = _visibility(positions, attention_mask, document_ids) if step is None else None
         inputs: dict[LayerType, LayerInputs] = {}
         for layer_type, frequencies in self._frequencies.items():
-            visibility = shared
             if step is not None and cache is not None:
                 visibility = step.visibility(self._window if layer_type == "sliding" else None, cache.max_seq_len)
-            assert visibility is not None
+            else:
+                # Each type its own: sliding layers write positions into theirs, and a full layer's would cease to be
+                # plain causal attention, which needs no mask.
+                visibility = _visibility(positions, attention_mask, document_ids)
             angles = rotation(positions, frequencies.to(positions.device))
             inputs[layer_type] = LayerInputs(angles, visibility, dropout, step)
         return inputs
