@@ -52,8 +52,6 @@ class TrainingConfig(Part):
     rest is computed again. full: the layer's input; the whole layer is computed twice."""
     compile: bool = False
     """torch.compile the model."""
-    parallel: ParallelConfig = ParallelConfig()
-    """How the ranks that torchrun starts share the work."""
     device: str = "auto"
     """auto: cuda, then mps, then cpu; or a torch device."""
     precision: Literal["bf16", "fp32", "fp16", "fp8_block"] = "bf16"
