@@ -10,7 +10,7 @@ import torch
 import smidgen
 from smidgen.config import load_config
 from smidgen.folders import model_config, resolve
-from smidgen.folders.run import RunFolder
+from smidgen.folders.run import Retention, RunFolder
 from smidgen.runtime.errors import ConfigError, ModelFolderError
 
 TINY = {"model.num_layers": 1, "model.vocab_size": 32}
@@ -23,7 +23,9 @@ def write_run(path: Path, losses: dict[int, float | None]) -> None:
         run.config_path.write_text("base: elite-tiny\n")
         for step, loss in losses.items():
             model = smidgen.build("elite-tiny", TINY, seed=step)
-            run.write_checkpoint(step, lambda folder, model=model: smidgen.save(model, folder / "model"), loss, 5)
+            run.write_checkpoint(
+                step, lambda folder, model=model: smidgen.save(model, folder / "model"), loss, Retention(5)
+            )
 
 
 def seed_of(model: Path) -> int:

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from smidgen.folders.run import (
+    Retention,
     RunFolder,
     best_checkpoint,
     is_run_folder,
@@ -36,7 +37,7 @@ def run(tmp_path: Path) -> Iterator[RunFolder]:
 
 
 def save(run: RunFolder, step: int, loss: float | None = None, keep_last: int = 2) -> Path:
-    return run.write_checkpoint(step, fill, loss, keep_last)
+    return run.write_checkpoint(step, fill, loss, Retention(keep_last))
 
 
 def steps(run: RunFolder) -> list[int]:
@@ -89,7 +90,7 @@ def test_a_failing_write_leaves_the_earlier_checkpoints_and_no_trace(run: RunFol
         raise OSError(28, "No space left on device")
 
     with pytest.raises(OSError, match="No space left"):
-        run.write_checkpoint(2, fail, 0.5, 1)
+        run.write_checkpoint(2, fail, 0.5, Retention(1))
     assert [entry.name for entry in run.checkpoints_path.iterdir()] == ["step-00000001"]
     assert run.resume_point().name == "step-00000001"
 
@@ -130,7 +131,7 @@ def test_resume_falls_back_to_the_newest_intact_checkpoint(run: RunFolder, caplo
     assert steps(run) == [1]
     assert "step-00000003" in caplog.text
     assert (run.checkpoints_path / "damaged-step-00000003").is_dir()
-    run.refresh(keep_last=2)
+    run.refresh(Retention(2))
     assert target(run, "best") == target(run, "last") == "checkpoints/step-00000001"
 
 
@@ -167,7 +168,9 @@ def test_a_run_without_checkpoints_has_none(tmp_path: Path) -> None:
 
 
 def test_a_second_process_is_refused_by_name_of_the_first(run: RunFolder) -> None:
-    lock = "import sys; from smidgen.folders.run import RunFolder; RunFolder(sys.argv[1]).locked().__enter__()"
+    lock = (
+        "import sys; from smidgen.folders.run import RunFolder; RunFolder(sys.argv[1]).locked().__enter__()"
+    )
     other = subprocess.run([sys.executable, "-c", lock, str(run.path)], capture_output=True, text=True, check=False)
     message = other.stderr.splitlines()[-1]
     assert "TrainingError" in message

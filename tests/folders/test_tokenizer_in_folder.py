@@ -9,7 +9,7 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import smidgen
-from smidgen.folders.run import RunFolder
+from smidgen.folders.run import Retention, RunFolder
 from smidgen.model import Decoder
 from smidgen.runtime.errors import TokenizerError
 from smidgen.runtime.protocols import Tokenizer
@@ -44,7 +44,9 @@ def test_a_run_gives_the_tokenizer_of_its_checkpoint(tokenizer: Tokenizer, decod
     run = RunFolder(tmp_path / "run")
     with run.locked():
         run.config_path.write_text("base: elite-tiny\n")
-        run.write_checkpoint(1, lambda folder: smidgen.save(decoder, folder / "model", tokenizer) and None, 1.0, 1)
+        run.write_checkpoint(
+            1, lambda folder: smidgen.save(decoder, folder / "model", tokenizer) and None, 1.0, Retention(1)
+        )
     assert smidgen.load_tokenizer(tmp_path / "run").fingerprint == tokenizer.fingerprint
 
 

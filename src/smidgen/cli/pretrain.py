@@ -4,7 +4,7 @@ Example: smidgen pretrain elite-tiny --data.path data --run runs/demo --training
 Resume:  smidgen pretrain runs/demo --training.max_steps 400
 
 A run folder that exists is resumed from its last checkpoint, to the bit. Ctrl-C and SIGTERM finish the step, save, and
-exit with status 130 or 143; a second Ctrl-C quits at once.
+exit with status 130 or 143; a second Ctrl-C quits at once. After --max-time it saves and exits with status 0.
 """
 
 from __future__ import annotations
@@ -26,7 +26,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.usage = "smidgen pretrain CONFIG [--run DIR] [--data.path DIR] [--training.lr 3e-4 …]"
     parser.add_argument("config", metavar="CONFIG", help="a preset's name, a YAML file, or a run folder to go on with")
     parser.add_argument("--run", metavar="DIR", help="run folder to make or resume (default: runs/<name of CONFIG>)")
-    fields = describe_fields(["data", "training", "model", "tokenizer"])
+    fields = describe_fields(["data", "training", "tracking", "model", "tokenizer", "cleaning"])
+    parser.add_argument("--max-time", metavar="HOURS", help="save and stop after so long; the same command goes on")
     parser.epilog = f"Any field of the configuration may be given as a flag:\n{fields}"
 
 
@@ -35,6 +36,8 @@ def run(args: argparse.Namespace) -> int:
     from smidgen.training.pretraining import pretrain
 
     run_path = Path(args.run) if args.run else _default_run(args.config)
+    if args.max_time is not None:
+        args.overrides += ["--training.max_time", args.max_time]
     config = _with_data_of_run(_load(args.config, args.overrides), run_path)
     _check_vocab_size(config, args.overrides)
     with training_progress() as progress:
@@ -86,8 +89,9 @@ def _print(summary: Summary) -> None:
     from smidgen.cli.tables import format_count
 
     spent = f"{format_count(summary.tokens)} tokens in {format_duration(summary.seconds)}"
-    if summary.stopped_by is not None:
-        print(f"Stopped by {summary.stopped_by.name} after step {summary.steps} of {summary.total_steps}: {spent}")
+    if summary.stopped_by is not None or summary.out_of_time:
+        cause = "training.max_time" if summary.stopped_by is None else summary.stopped_by.name
+        print(f"Stopped by {cause} after step {summary.steps} of {summary.total_steps}: {spent}")
         print(f"Go on with: smidgen pretrain {summary.run}")
         return
     if summary.steps_taken == 0:

@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
 
 from smidgen.config.optimization import ActivationCheckpointing, AdamW, Optimizer, Schedule, ScheduleFreeAdamW
+from smidgen.config.parallel import ParallelConfig
 from smidgen.config.parts import Part, impossible
 
 
@@ -42,7 +43,16 @@ class TrainingConfig(Part):
     checkpoint_every: PositiveInt = 500
     """Steps between checkpoints; the last step always makes one."""
     keep_last: PositiveInt = 2
-    """Checkpoints kept, beside the best."""
+    """Newest checkpoints kept."""
+    keep_best: PositiveInt = 1
+    """Checkpoints of lowest validation loss kept."""
+    keep_every: PositiveInt | None = None
+    """Checkpoints whose step is a multiple of this are kept for ever."""
+    max_time: PositiveFloat | None = None
+    """Hours after which this process saves and stops; the same command goes on."""
+    spikes: Literal["report", "skip", "roll_back"] = "report"
+    """What a step whose loss lies six standard deviations above the recent ones does: it is taken and reported; its
+    gradient is dropped; or the run returns to its last checkpoint and goes on with the data that follows."""
     log_every: PositiveInt = 10
     """Steps between lines of metrics.jsonl."""
     seed: NonNegativeInt = 1337
@@ -52,10 +62,13 @@ class TrainingConfig(Part):
     rest is computed again. full: the layer's input; the whole layer is computed twice."""
     compile: bool = False
     """torch.compile the model."""
+    parallel: ParallelConfig = ParallelConfig()
+    """How the ranks that torchrun starts share the work."""
     device: str = "auto"
     """auto: cuda, then mps, then cpu; or a torch device."""
-    precision: Literal["bf16", "fp32", "fp16", "fp8_block"] = "bf16"
-    """Type of activations and products; master weights and optimiser state are float32."""
+    precision: Literal["bf16", "fp32", "fp16", "fp8_tensorwise", "fp8_delayed", "fp8_block"] = "bf16"
+    """Type of activations and products; master weights and optimiser state are float32. fp8: bf16 with the products of
+    projections in FP8, by one scale a tensor (of the tensor itself, or delayed), or a block."""
 
     @model_validator(mode="after")
     def _check(self) -> TrainingConfig:

@@ -45,6 +45,18 @@ class Manifest:
     """Relative path of every file, with its `size` in bytes and its `sha256`."""
 
 
+@dataclass(frozen=True, slots=True)
+class Retention:
+    """Which checkpoints stay; the one of lowest validation loss and the newest always do."""
+
+    last: int = 2
+    """The newest ones."""
+    best: int = 1
+    """Those of lowest validation loss."""
+    every: int | None = None
+    """All whose step is a multiple of this; None keeps none for its number."""
+
+
 class RunFolder:
     """The folder of one training run. Only a holder of its lock writes into it."""
 
@@ -79,11 +91,11 @@ class RunFolder:
             yield
 
     def write_checkpoint(
-        self, step: int, write: Callable[[Path], None], validation_loss: float | None, keep_last: int
+        self, step: int, write: Callable[[Path], None], validation_loss: float | None, retention: Retention
     ) -> Path:
         """Make the checkpoint of `step`: `write(folder)` fills it; links and older checkpoints follow.
 
-        The newest `keep_last` checkpoints and the best stay. If anything fails, earlier checkpoints stand untouched.
+        If anything fails, earlier checkpoints stand untouched and nothing is left of this one.
         """
         path = self.checkpoints_path / f"step-{step:08d}"
         staged = path.with_name(f".writing-{path.name}")
@@ -95,7 +107,7 @@ class RunFolder:
         finally:
             if staged.exists():
                 shutil.rmtree(staged)
-        self.refresh(keep_last)
+        self.refresh(retention)
         return path
 
     def resume_point(self) -> Path | None:
@@ -114,17 +126,19 @@ class RunFolder:
                 return path
         return None
 
-    def refresh(self, keep_last: int) -> None:
+    def refresh(self, retention: Retention) -> None:
         """Point `best` and `last` to where they belong, then remove the checkpoints no longer kept."""
         manifests = _manifests(self.path)
         if not manifests:
             return
-        keep = {path for path, _ in manifests[-keep_last:]}
+        keep = {path for path, _ in manifests[-max(retention.last, 1) :]}
         replace_symlink(self.path / "last", f"checkpoints/{manifests[-1][0].name}")
         best = _best(manifests)
-        if best is not None:
-            keep.add(best)
-            replace_symlink(self.path / "best", f"checkpoints/{best.name}")
+        if best:
+            keep.update(best[: max(retention.best, 1)])
+            replace_symlink(self.path / "best", f"checkpoints/{best[0].name}")
+        if retention.every is not None:
+            keep.update(path for path, manifest in manifests if manifest.step % retention.every == 0)
         for path in _step_folders(self.path):
             if path not in keep:
                 remove_folder(path)
@@ -171,7 +185,7 @@ def latest_checkpoint(run: str | Path) -> Path | None:
 def best_checkpoint(run: str | Path) -> Path | None:
     """The checkpoint of lowest validation loss; where none was evaluated or it is damaged, the newest intact one."""
     best = _best(_manifests(Path(run)))
-    return best if best is not None and _has_intact_model(best) else latest_checkpoint(run)
+    return best[0] if best and _has_intact_model(best[0]) else latest_checkpoint(run)
 
 
 def _has_intact_model(path: Path) -> bool:
@@ -202,9 +216,10 @@ def _manifests(run: Path) -> list[tuple[Path, Manifest]]:
     return valid
 
 
-def _best(manifests: list[tuple[Path, Manifest]]) -> Path | None:
+def _best(manifests: list[tuple[Path, Manifest]]) -> list[Path]:
+    """The evaluated checkpoints, best first; of equals the earlier."""
     scored = [(m.validation_loss, path) for path, m in manifests if m.validation_loss is not None]
-    return min(scored, key=lambda pair: pair[0])[1] if scored else None
+    return [path for _, path in sorted(scored, key=lambda pair: pair[0])]
 
 
 def _write_manifest(folder: Path, step: int, validation_loss: float | None) -> None:

@@ -1,9 +1,10 @@
-"""Ctrl-C and SIGTERM: finish the step, save, then stop."""
+"""Ctrl-C, SIGTERM and a time limit: finish the step, save, then stop."""
 
 from __future__ import annotations
 
 import signal
 import threading
+import time
 from collections.abc import Callable
 from types import FrameType
 
@@ -11,15 +12,27 @@ from types import FrameType
 class StopSignals:
     """Notes SIGINT and SIGTERM while it is entered; a second one acts at once, as it would without this.
 
-    Outside the main thread, where Python handles no signals, it does nothing.
+    Outside the main thread, where Python handles no signals, only the time limit counts.
     """
 
-    def __init__(self, noted: Callable[[signal.Signals], None]) -> None:
-        """`noted` is called within the signal's handler."""
+    def __init__(self, noted: Callable[[signal.Signals], None], max_seconds: float | None = None) -> None:
+        """`noted` is called within the signal's handler; `max_seconds` counts from here, by a clock that never turns
+        back."""
         self._noted = noted
+        self._deadline = None if max_seconds is None else time.monotonic() + max_seconds
         self.received: signal.Signals | None = None
         """The signal that asked to stop."""
         self._previous: dict[int, signal._HANDLER] = {}
+
+    @property
+    def out_of_time(self) -> bool:
+        """The time limit has passed."""
+        return self._deadline is not None and time.monotonic() >= self._deadline
+
+    @property
+    def stop(self) -> bool:
+        """The training shall save and stop."""
+        return self.received is not None or self.out_of_time
 
     def __enter__(self) -> StopSignals:
         if threading.current_thread() is threading.main_thread():

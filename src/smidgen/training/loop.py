@@ -17,13 +17,15 @@ from torch import Tensor
 
 from smidgen.config import Config, dump_config, load_config
 from smidgen.folders.atomic import write_text
-from smidgen.folders.run import RunFolder
-from smidgen.model import Decoder, count_parameters, flops_per_token
+from smidgen.folders.run import Retention, RunFolder
+from smidgen.model import Decoder, count_parameters, flops_per_token, load_architecture
 from smidgen.runtime.errors import ConfigError, TrainingError
 from smidgen.runtime.protocols import Tokenizer
+from smidgen.training.averaging import Averaging, restore_averaging, weights_to_keep
 from smidgen.training.data import TrainingData
 from smidgen.training.devices import device_name, peak_flops, resolve_device
 from smidgen.training.evaluate import bits_per_byte, evaluate
+from smidgen.training.guards import StepGuard, diagnosis
 from smidgen.training.interrupts import StopSignals
 from smidgen.training.memory import reuse_freed_memory
 from smidgen.training.metrics import MetricsFile, drop_after
@@ -34,8 +36,10 @@ from smidgen.training.precision import apply_precision, compute_dtype, make_scal
 from smidgen.training.randomness import seed_everything
 from smidgen.training.reporting import Reporter, Workload
 from smidgen.training.resume import Changes, changed_fields
+from smidgen.training.saving import CheckpointWriter, Copy
+from smidgen.training.schedule_free import ScheduleFreeAdamW
 from smidgen.training.schedules import learning_rate, weight_decay
-from smidgen.training.state import TrainerState, read_trainer_state, restore_state, save_state
+from smidgen.training.state import TrainerState, capture_state, read_averaging, read_trainer_state, restore_state
 
 logger = logging.getLogger(__name__)
 
@@ -82,13 +86,18 @@ def train(config: Config, task: Task, run_path: str | Path, observer: Observer |
         )
     device = resolve_device(config.training.device)
     observer = observer or Observer()
-    with run.locked(), StopSignals(observer.stopping) as signals:
+    hours = config.training.max_time
+    with (
+        run.locked(),
+        StopSignals(observer.stopping, None if hours is None else hours * 3600) as signals,
+    ):
         origin = find_origin(config, task, run)
         state, checkpoint = origin.state, origin.checkpoint
         first_step = state.step
         if state.step < total_steps:
             checkpoint = Trainer(config, task, run, device, total_steps, signals, origin, observer).run()
         best = run.best_validation_loss()
+        unfinished = state.step < total_steps
         return Summary(
             run=run.path,
             steps=state.step,
@@ -99,7 +108,8 @@ def train(config: Config, task: Task, run_path: str | Path, observer: Observer |
             best_validation_loss=best,
             best_bits_per_byte=bits_per_byte(best, task.data.validation_bytes_per_token),
             checkpoint=checkpoint,
-            stopped_by=signals.received if state.step < total_steps else None,
+            stopped_by=signals.received if unfinished else None,
+            out_of_time=unfinished and signals.received is None,
         )
 
 
@@ -147,7 +157,9 @@ class Trainer:
         self.training, self.task, self.run_folder, self.device = training, task, run, device
         self.total_steps, self.signals, self.observer = total_steps, signals, observer
         self.state, self.checkpoint = origin.state, origin.checkpoint
-        self.saved_step = origin.state.step
+        self.saved_step = self.copied_step = origin.state.step
+        self.failure = ""
+        self.lr = 0.0
         self.begun = time.perf_counter() - self.state.seconds
 
         if device.type == "cpu":
@@ -162,9 +174,14 @@ class Trainer:
         self.tokens_per_pass = training.batch_size * seq_len
         self.optimizer = make_optimizer(self.model, training.optimizer)
         self.scaler = make_scaler(training.precision, device, self.tokens_per_pass)
+        retention = Retention(training.keep_last, training.keep_best, training.keep_every)
+        decay = training.ema_decay
+        self.averaging = None if decay is None else Averaging(self.model, decay)
         if self.checkpoint is not None:
-            restore_state(self.checkpoint, self.model, self.optimizer, self.scaler, device)
-            run.refresh(training.keep_last)
+            self._restore(self.checkpoint)
+            run.refresh(retention)
+        self.guard = StepGuard(self.state.losses, training.spikes, self.scaler.is_enabled())
+        self.writer = CheckpointWriter(run, retention, task.tokenizer)
 
         write_text(run.config_path, dump_config(config))
         drop_after(run.metrics_path, self.state.step)
@@ -177,6 +194,7 @@ class Trainer:
             peak_flops=peak_flops(device, compute_dtype(training.precision)),
             bytes_per_token=task.data.train_bytes_per_token,
         )
+        observer.restore(self.state.trackers)
         observer.started(
             Plan(
                 config=config,
@@ -192,28 +210,58 @@ class Trainer:
                 changes=origin.changes,
             )
         )
-        self.reporter = Reporter(self.state, workload, self.metrics, observer, self.scaler.is_enabled())
+        self.reporter = Reporter(self.state, workload, self.metrics, observer)
 
     def run(self) -> Path | None:
-        """Take the steps that are left, or those until a signal; returns the last checkpoint."""
+        """Take the steps that are left, or those until a stop is asked for; returns the last checkpoint."""
         training, state = self.training, self.state
-        while state.step < self.total_steps and self.signals.received is None:
-            state.step += 1
-            lr = learning_rate(training, state.step, self.total_steps)
-            decay = weight_decay(training, state.step, self.total_steps)
-            set_rates(self.optimizer, lr, decay)
-            figures = self._accumulate_gradients()
-            figures["grad_norm"] = self._update_weights(figures["weight"])
-            state.seconds = time.perf_counter() - self.begun
-            self.reporter.step(figures, lr, decay, logged=self._due(training.log_every))
-            if self._due(training.eval_every) or self._due(training.checkpoint_every):
+        try:
+            while state.step < self.total_steps and not self.signals.stop:
+                self._step()
+                if self.guard.exhausted:
+                    self._save(validation_loss=None)
+                    raise diagnosis(self.model, state.step, self.guard.reason, self.lr)
                 with self.reporter.paused():
-                    self._evaluate_and_save()
-        if self.signals.received is not None and self.saved_step < state.step:
-            self.reporter.settle()
-            self._save(validation_loss=None)
-        self.metrics.close()
+                    if self.observer.wants_model(state.step):
+                        with weights_to_keep(self.optimizer, self.averaging):
+                            self.observer.shown_model(state.step, self.model, self.task.tokenizer)
+                    if self._due(training.eval_every) or self._due(training.checkpoint_every):
+                        self._evaluate_and_save()
+                    self._hear_of_checkpoints(wait=False)
+            if self.copied_step < state.step:
+                self._save(validation_loss=None)
+        finally:
+            self._hear_of_checkpoints(wait=True)
+            self.writer.close()
+            self.metrics.close()
+        if self.saved_step < state.step:
+            raise TrainingError(
+                f"{self.run_folder.path}: the checkpoint of step {state.step} could not be written ({self.failure}); "
+                f"make room, and the same command goes on from step {self.saved_step}"
+            )
         return self.checkpoint
+
+    def _step(self) -> None:
+        """One optimiser step, or one that the guard refuses: then the weights stay as they are."""
+        training, state = self.training, self.state
+        state.step += 1
+        self.lr = learning_rate(training, state.step, self.total_steps)
+        decay = weight_decay(training, state.step, self.total_steps)
+        set_rates(self.optimizer, self.lr, decay)
+        figures = self._accumulate_gradients()
+        verdict = self.guard.judge(figures["loss"] / max(figures["weight"], 1), figures["grad_norm"])
+        if verdict == "take":
+            self.scaler.step(self.optimizer)
+            if self.averaging is not None:
+                self.averaging.update()
+        if self.scaler.is_enabled():
+            self.scaler.update()
+        state.seconds = time.perf_counter() - self.begun
+        if self.guard.reason:
+            self.reporter.event("spike" if verdict == "take" else verdict, self.guard.reason)
+        self.reporter.step(figures, self.lr, decay, taken=verdict == "take", logged=self._due(training.log_every))
+        if verdict == "roll_back":
+            self._roll_back()
 
     def _starting_model(self) -> Decoder:
         if self.checkpoint is None:
@@ -222,8 +270,11 @@ class Trainer:
 
         return load(self.checkpoint / "model")
 
-    def _accumulate_gradients(self) -> dict[str, Tensor]:
-        """Forward and backward passes of a step; returns the sums of loss, weight and the objective's figures."""
+    def _accumulate_gradients(self) -> dict[str, float]:
+        """Forward and backward passes of a step: leaves the clipped mean gradient in the parameters.
+
+        Returns the sums of loss, weight and the objective's figures, and the gradient's norm before clipping.
+        """
         self.optimizer.zero_grad(set_to_none=True)
         sums: dict[str, Tensor] = {}
         for _ in range(self.training.gradient_accumulation_steps):
@@ -234,15 +285,38 @@ class Trainer:
                 sums[name] = sums[name] + value if name in sums else value
             self.state.cursor += self.training.batch_size
             self.state.tokens += self.tokens_per_pass
-        return sums
-
-    def _update_weights(self, weight: Tensor) -> Tensor:
-        """Divide the summed gradient by the summed weight, clip, take the step; returns the norm before clipping."""
         self.scaler.unscale_(self.optimizer)
-        norm = average_and_clip(self.model.parameters(), weight, self.training.gradient_clip)
-        self.scaler.step(self.optimizer)
-        self.scaler.update()
-        return norm
+        sums["grad_norm"] = average_and_clip(self.model.parameters(), sums["weight"], self.training.gradient_clip)
+        # The one place where a step waits for the device: whether it may be taken depends on these.
+        return dict(zip(sums, torch.stack([value.float() for value in sums.values()]).tolist(), strict=True))
+
+    def _roll_back(self) -> None:
+        """Return to the last checkpoint, with the data that follows what was read; without a checkpoint, only skip."""
+        self._hear_of_checkpoints(wait=True)
+        if self.checkpoint is None:
+            return
+        state, cursor, tokens = self.state, self.state.cursor, self.state.tokens
+        from smidgen.folders import load
+
+        self.model.load_state_dict(load(self.checkpoint / "model").state_dict())
+        self._restore(self.checkpoint)
+        earlier = read_trainer_state(self.checkpoint)
+        refused = state.losses.refused_in_a_row
+        state.step, state.window = earlier.step, earlier.window
+        # The statistics object is the guard's too: its fields change, not the object.
+        for name in ("mean", "variance", "steps"):
+            setattr(state.losses, name, getattr(earlier.losses, name))
+        state.losses.refused_in_a_row = refused
+        state.cursor, state.tokens = cursor, tokens
+
+    def _restore(self, checkpoint: Path) -> None:
+        """Put everything beside the model, which is the checkpoint's, back to where it was."""
+        restore_state(checkpoint, self.model, self.optimizer, self.scaler, self.device)
+        weights = read_averaging(checkpoint)
+        if weights:
+            restore_averaging(self.model, self.averaging, weights)
+        if isinstance(self.optimizer, ScheduleFreeAdamW):
+            self.optimizer.train()
 
     def _due(self, every: int) -> bool:
         return self.state.step % every == 0 or self.state.step == self.total_steps
@@ -252,34 +326,61 @@ class Trainer:
         evaluation, data = None, self.task.data
         if data.validation is not None:
             self.observer.evaluating(self.state.step)
-            evaluation = evaluate(
-                self.model,
-                self.task.objective,
-                data.validation,
-                self.training.batch_size,
-                self.device,
-                data.validation_bytes_per_token,
-                cancelled=lambda: self.signals.received is not None,
-            )
+            with weights_to_keep(self.optimizer, self.averaging):
+                evaluation = evaluate(
+                    self.model,
+                    self.task.objective,
+                    data.validation,
+                    self.training.batch_size,
+                    self.device,
+                    data.validation_bytes_per_token,
+                    cancelled=lambda: self.signals.stop,
+                )
         if evaluation is not None:
             self.reporter.evaluation(evaluation)
         if self._due(self.training.checkpoint_every):
             self._save(None if evaluation is None else evaluation.loss)
 
     def _save(self, validation_loss: float | None) -> None:
-        from smidgen.folders import save
-
-        def write(folder: Path) -> None:
-            save(self.model, folder / "model", self.task.tokenizer)
-            save_state(folder / "state", self.state, self.model, self.optimizer, self.scaler, self.device)
-
+        """Copy everything for a checkpoint, and let the thread write it."""
+        self._hear_of_checkpoints(wait=True)
         self.state.seconds = time.perf_counter() - self.begun
+        self.state.trackers = self.observer.state()
         self.metrics.sync()
-        self.checkpoint = self.run_folder.write_checkpoint(
-            self.state.step, write, validation_loss, self.training.keep_last
-        )
-        self.saved_step = self.state.step
-        self.observer.saved(self.state.step, self.checkpoint)
+        with weights_to_keep(self.optimizer, self.averaging):
+            averaging = {} if self.averaging is None else self.averaging.tensors()
+            copy = Copy(
+                step=self.state.step,
+                model=copy_of(self.model),
+                state=capture_state(self.state, self.model, self.optimizer, self.scaler, {}, averaging, self.device),
+                validation_loss=validation_loss,
+            )
+        self.copied_step = self.state.step
+        self.observer.saving(self.state.step)
+        self.writer.begin(copy)
+
+    def _hear_of_checkpoints(self, *, wait: bool) -> None:
+        """Tell how the checkpoint that was being written ended."""
+        for outcome in self.writer.outcomes(wait=wait):
+            if outcome.checkpoint is None:
+                self.failure = outcome.failure
+                last = "no checkpoint" if self.checkpoint is None else self.checkpoint.name
+                self.reporter.event(
+                    "save_failed",
+                    f"the checkpoint of step {outcome.step} could not be written: {outcome.failure}; "
+                    f"training goes on, {last} stands",
+                )
+            else:
+                self.checkpoint, self.saved_step = outcome.checkpoint, outcome.step
+                self.observer.saved(outcome.step, outcome.checkpoint)
+
+
+def copy_of(model: Decoder) -> Decoder:
+    """The model on the CPU, in memory of its own."""
+    copy = load_architecture(model.config)
+    tensors = {name: p.detach().to("cpu", copy=True) for name, p in model.named_parameters()}
+    copy.load_state_dict(tensors, assign=True)
+    return copy
 
 
 def compiled(function: AnyCallable) -> AnyCallable:

@@ -1,12 +1,16 @@
-"""What a training tells while it runs, to whoever shows it."""
+"""What a training tells while it runs, to whoever shows, sends or records it."""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from signal import Signals
+from typing import Self
 
 from smidgen.config import Config
+from smidgen.model import Decoder
+from smidgen.runtime.protocols import Tokenizer
 from smidgen.training.evaluate import Evaluation
 from smidgen.training.resume import Changes
 
@@ -71,10 +75,12 @@ class Summary:
     """The last one."""
     stopped_by: Signals | None
     """The signal that ended it early."""
+    out_of_time: bool = False
+    """training.max_time ended it early."""
 
 
 class Observer:
-    """Hears of a training's progress; a subclass shows what it likes."""
+    """Hears of a training's progress; a subclass shows what it likes. A context, so that `close` is never missed."""
 
     def started(self, plan: Plan) -> None:
         """Everything is checked; the first step follows."""
@@ -88,11 +94,100 @@ class Observer:
     def evaluated(self, step: int, evaluation: Evaluation) -> None:
         """An evaluation ended."""
 
+    def saving(self, step: int) -> None:
+        """A checkpoint was copied; a thread begins to write it."""
+
     def saved(self, step: int, checkpoint: Path) -> None:
         """A checkpoint is on disk."""
+
+    def noted(self, step: int, kind: str, message: str) -> None:
+        """Something out of the ordinary. Kinds: `spike`, `skip`, `roll_back`, `save_failed`."""
+
+    def wants_model(self, step: int) -> bool:
+        """Whether `shown_model` is to be called after `step`, in time that counts in no rate. Asked at every step."""
+        return False
+
+    def shown_model(self, step: int, model: Decoder, tokenizer: Tokenizer | None) -> None:
+        """The model after `step`. Its weights, its mode and every random generator are left as they were."""
 
     def stopping(self, signal: Signals) -> None:
         """A signal asked to stop: the step at hand and a checkpoint follow.
 
         Called within the signal's handler, at any instant of the other calls.
         """
+
+    def state(self) -> dict[str, str]:
+        """What a checkpoint keeps for this observer, so that a resumed run goes on where it was."""
+        return {}
+
+    def restore(self, state: Mapping[str, str]) -> None:
+        """Take back what `state` gave when the checkpoint was made; called before `started`."""
+
+    def close(self) -> None:
+        """The training ended or failed: leave everything in order."""
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.close()
+
+
+class Observers(Observer):
+    """Several observers as one; each hears everything, in their order."""
+
+    def __init__(self, observers: Sequence[Observer]) -> None:
+        self.observers = tuple(observers)
+
+    def started(self, plan: Plan) -> None:
+        self._each(lambda observer: observer.started(plan))
+
+    def stepped(self, snapshot: Snapshot) -> None:
+        self._each(lambda observer: observer.stepped(snapshot))
+
+    def evaluating(self, step: int) -> None:
+        self._each(lambda observer: observer.evaluating(step))
+
+    def evaluated(self, step: int, evaluation: Evaluation) -> None:
+        self._each(lambda observer: observer.evaluated(step, evaluation))
+
+    def saving(self, step: int) -> None:
+        self._each(lambda observer: observer.saving(step))
+
+    def saved(self, step: int, checkpoint: Path) -> None:
+        self._each(lambda observer: observer.saved(step, checkpoint))
+
+    def noted(self, step: int, kind: str, message: str) -> None:
+        self._each(lambda observer: observer.noted(step, kind, message))
+
+    def wants_model(self, step: int) -> bool:
+        return any(observer.wants_model(step) for observer in self.observers)
+
+    def shown_model(self, step: int, model: Decoder, tokenizer: Tokenizer | None) -> None:
+        for observer in self.observers:
+            if observer.wants_model(step):
+                observer.shown_model(step, model, tokenizer)
+
+    def stopping(self, signal: Signals) -> None:
+        self._each(lambda observer: observer.stopping(signal))
+
+    def state(self) -> dict[str, str]:
+        return {key: value for observer in self.observers for key, value in observer.state().items()}
+
+    def restore(self, state: Mapping[str, str]) -> None:
+        self._each(lambda observer: observer.restore(state))
+
+    def close(self) -> None:
+        """Close all of them, also when one fails; the first failure is raised at the end."""
+        failures: list[Exception] = []
+        for observer in self.observers:
+            try:
+                observer.close()
+            except Exception as failure:
+                failures.append(failure)
+        if failures:
+            raise failures[0]
+
+    def _each(self, tell: Callable[[Observer], None]) -> None:
+        for observer in self.observers:
+            tell(observer)

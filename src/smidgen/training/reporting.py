@@ -1,17 +1,12 @@
-"""From the figures of single steps, kept on the device, to lines of metrics.jsonl and snapshots for an observer."""
+"""From the figures of single steps to lines of metrics.jsonl and snapshots for an observer."""
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
-import torch
-from torch import Tensor
-
-from smidgen.runtime.errors import TrainingError
 from smidgen.training.evaluate import Evaluation, bits_per_byte
 from smidgen.training.metrics import MetricsFile
 from smidgen.training.observer import Observer, Snapshot
@@ -36,58 +31,48 @@ class Workload:
 
 
 class Reporter:
-    """Reads figures from the device, which waits for it, only when somebody wants them: a line, a person, a save."""
+    """Gathers the figures of steps into lines of metrics.jsonl, and tells an observer now and then."""
 
-    def __init__(
-        self, state: TrainerState, workload: Workload, metrics: MetricsFile, observer: Observer, skips_overflow: bool
-    ) -> None:
+    def __init__(self, state: TrainerState, workload: Workload, metrics: MetricsFile, observer: Observer) -> None:
         self.state = state
         self.workload = workload
         self.metrics = metrics
         self.observer = observer
-        self.skips_overflow = skips_overflow
-        """Steps whose gradient overflows are skipped (fp16), so they do no harm."""
-        self.pending: list[dict[str, Tensor]] = []
-        self.read_at = time.perf_counter()
+        self.timed_at = self.told_at = time.perf_counter()
+        self.tokens_since_told = 0
+        self.seconds_since_told = 0.0
 
-    def step(self, figures: dict[str, Tensor], lr: float, weight_decay: float, logged: bool) -> None:
+    def step(self, figures: dict[str, float], lr: float, weight_decay: float, *, taken: bool, logged: bool) -> None:
         """Take the figures of the step that `state.step` counts: sums of loss, weight and more, and grad_norm.
 
+        `taken`: the step changed the weights; the figures of one that did not count in no mean.
         `logged`: a line of metrics.jsonl is due, with the means since the last one.
         """
-        self.pending.append(figures)
-        if logged or time.perf_counter() - self.read_at > _SECONDS_BETWEEN_SNAPSHOTS:
-            tokens_per_second = self.settle()
-            self.observer.stepped(self._snapshot(lr, tokens_per_second))
-        if logged:
-            self._write_line(lr, weight_decay)
-
-    def settle(self) -> float:
-        """Move the pending figures into the state's window; returns the tokens a second since the last time.
-
-        Raises TrainingError at a loss or gradient that is no number, so that no checkpoint is made of it.
-        """
-        steps = [
-            dict(zip(figures, torch.stack([value.float() for value in figures.values()]).tolist(), strict=True))
-            for figures in self.pending
-        ]
         now = time.perf_counter()
-        seconds, self.read_at = now - self.read_at, now
+        seconds, self.timed_at = now - self.timed_at, now
         window = self.state.window
         window.seconds += seconds
-        window.tokens += len(steps) * self.workload.tokens_per_step
-        window.steps += steps
-        self.pending.clear()
-        for step, figures in enumerate(steps, self.state.step - len(steps) + 1):
-            self._check_finite(step, figures)
-        return len(steps) * self.workload.tokens_per_step / seconds
+        window.tokens += self.workload.tokens_per_step
+        self.seconds_since_told += seconds
+        self.tokens_since_told += self.workload.tokens_per_step
+        if taken:
+            window.steps.append(figures)
+        if window.steps and (logged or now - self.told_at > _SECONDS_BETWEEN_SNAPSHOTS):
+            self.observer.stepped(self._snapshot(lr, self.tokens_since_told / self.seconds_since_told))
+            self.told_at, self.tokens_since_told, self.seconds_since_told = now, 0, 0.0
+        if logged and window.steps:
+            self._write_line(lr, weight_decay)
+
+    def event(self, kind: str, message: str) -> None:
+        """Something out of the ordinary: a line of its own, and a word to the observer."""
+        self.metrics.write(kind, self.state.step, message=message)
+        self.observer.noted(self.state.step, kind, message)
 
     @contextmanager
     def paused(self) -> Iterator[None]:
         """Time spent in here counts in no rate."""
-        self.settle()
         yield
-        self.read_at = time.perf_counter()
+        self.timed_at = time.perf_counter()
 
     def evaluation(self, evaluation: Evaluation) -> None:
         """Write an evaluation's line."""
@@ -100,15 +85,6 @@ class Reporter:
             tokens=self.state.tokens,
         )
         self.observer.evaluated(self.state.step, evaluation)
-
-    def _check_finite(self, step: int, figures: dict[str, float]) -> None:
-        harmless_norm = math.isfinite(figures["grad_norm"]) or self.skips_overflow
-        if not (math.isfinite(figures["loss"]) and harmless_norm):
-            raise TrainingError(
-                f"step {step}: loss {figures['loss'] / max(figures['weight'], 1):g}, gradient norm"
-                f" {figures['grad_norm']:g}: the training diverged; earlier checkpoints are sound, so lower"
-                " training.lr or training.gradient_clip and resume"
-            )
 
     def _snapshot(self, lr: float, tokens_per_second: float) -> Snapshot:
         last = self.state.window.steps[-1]
@@ -132,7 +108,7 @@ class Reporter:
             for name in window.steps[0]
             if name not in ("weight", "grad_norm")
         }
-        norms = [figures["grad_norm"] for figures in window.steps if math.isfinite(figures["grad_norm"])]
+        norms = [figures["grad_norm"] for figures in window.steps]
         tokens_per_second = window.tokens / window.seconds
         self.metrics.write(
             "train",
@@ -141,7 +117,7 @@ class Reporter:
             bits_per_byte=bits_per_byte(means["loss"], self.workload.bytes_per_token),
             lr=lr,
             weight_decay=weight_decay,
-            grad_norm=sum(norms) / len(norms) if norms else None,
+            grad_norm=sum(norms) / len(norms),
             tokens=self.state.tokens,
             tokens_per_second=tokens_per_second,
             mfu=self.workload.mfu(tokens_per_second),

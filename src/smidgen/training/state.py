@@ -3,16 +3,24 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors.torch import load_file, save_file
+from torch import Tensor
 
 from smidgen.model import Decoder
 from smidgen.runtime.errors import ModelFolderError
+from smidgen.training.guards import LossStatistics
 from smidgen.training.optimizers import load_optimizer_tensors, optimizer_tensors
 from smidgen.training.randomness import capture_randomness, restore_randomness
+
+_OPTIMIZER, _RANDOM, _PRECISION = "optimizer.safetensors", "random.safetensors", "precision.safetensors"
+_AVERAGING = "averaging.safetensors"
+_TRAINER = "trainer.json"
 
 
 @dataclass(slots=True)
@@ -40,31 +48,77 @@ class TrainerState:
     seconds: float = 0.0
     """Time that all processes of the run spent together."""
     window: Window = field(default_factory=Window)
+    losses: LossStatistics = field(default_factory=LossStatistics)
+    trackers: dict[str, str] = field(default_factory=dict)
+    """What the trackers need to go on: the identity of the run at each service."""
 
 
-def save_state(
-    folder: Path,
+@dataclass(frozen=True, slots=True)
+class CapturedState:
+    """A copy of everything in `state/`: it changes no more while training goes on."""
+
+    optimizer: dict[str, Tensor]
+    precision: dict[str, Tensor]
+    """What the precision remembers from step to step (FP8's amax histories)."""
+    averaging: dict[str, Tensor]
+    """The training weights, where the model of the checkpoint is their average."""
+    random: dict[str, Tensor]
+    trainer: dict[str, Any]
+
+    @property
+    def nbytes(self) -> int:
+        return sum(
+            t.nbytes for part in (self.optimizer, self.precision, self.averaging, self.random) for t in part.values()
+        )
+
+
+def capture_state(
     state: TrainerState,
     model: Decoder,
     optimizer: torch.optim.Optimizer,
     scaler: torch.amp.GradScaler,
+    precision: Mapping[str, Tensor],
+    averaging: Mapping[str, Tensor],
     device: torch.device,
-) -> None:
+) -> CapturedState:
+    """Copy the state of a run to memory of its own."""
+    tensors, values = capture_randomness(device)
+    return CapturedState(
+        optimizer=_copies(optimizer_tensors(optimizer, model)),
+        precision=_copies(precision),
+        averaging=_copies(averaging),
+        random=_copies(tensors),
+        trainer={**asdict(state), "scaler": scaler.state_dict(), "random": values},
+    )
+
+
+def write_state(folder: Path, captured: CapturedState) -> None:
     """Write the `state/` folder of a checkpoint: safetensors and JSON."""
     folder.mkdir()
-    tensors, values = capture_randomness(device)
-    save_file(optimizer_tensors(optimizer, model), folder / "optimizer.safetensors")
-    save_file(tensors, folder / "random.safetensors")
-    tree = {**asdict(state), "scaler": scaler.state_dict(), "random": values}
-    (folder / "trainer.json").write_text(json.dumps(tree, indent=1), encoding="utf-8")
+    save_file(captured.optimizer, folder / _OPTIMIZER)
+    save_file(captured.random, folder / _RANDOM)
+    for name, tensors in ((_PRECISION, captured.precision), (_AVERAGING, captured.averaging)):
+        if tensors:
+            save_file(tensors, folder / name)
+    (folder / _TRAINER).write_text(json.dumps(captured.trainer, indent=1), encoding="utf-8")
 
 
 def read_trainer_state(checkpoint: Path) -> TrainerState:
     """How far the run had come at a checkpoint."""
     tree = _read_tree(checkpoint)
-    window = Window(**tree.pop("window"))
+    window, losses = Window(**tree.pop("window")), LossStatistics(**tree.pop("losses"))
     del tree["scaler"], tree["random"]
-    return TrainerState(**tree, window=window)
+    return TrainerState(**tree, window=window, losses=losses)
+
+
+def read_precision(checkpoint: Path) -> dict[str, Tensor]:
+    """What the precision remembered at a checkpoint; empty where it remembers nothing."""
+    return _read_optional(checkpoint / "state" / _PRECISION)
+
+
+def read_averaging(checkpoint: Path) -> dict[str, Tensor]:
+    """The training weights of a checkpoint whose model is their average; empty where it is not."""
+    return _read_optional(checkpoint / "state" / _AVERAGING)
 
 
 def restore_state(
@@ -76,15 +130,23 @@ def restore_state(
 ) -> None:
     """Put the optimiser, the scaler and the random generators back to where they were at `checkpoint`."""
     tree = _read_tree(checkpoint)
-    load_optimizer_tensors(optimizer, model, load_file(checkpoint / "state" / "optimizer.safetensors"))
+    load_optimizer_tensors(optimizer, model, load_file(checkpoint / "state" / _OPTIMIZER))
     # A run that changes to fp16 begins with a fresh scaler; one that leaves it has no use for the old one.
     if scaler.is_enabled() and tree["scaler"]:
         scaler.load_state_dict(tree["scaler"])
-    restore_randomness(device, load_file(checkpoint / "state" / "random.safetensors"), tree["random"])
+    restore_randomness(device, load_file(checkpoint / "state" / _RANDOM), tree["random"])
 
 
-def _read_tree(checkpoint: Path) -> dict:
-    path = checkpoint / "state" / "trainer.json"
+def _read_optional(path: Path) -> dict[str, Tensor]:
+    return load_file(path) if path.exists() else {}
+
+
+def _copies(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {name: tensor.detach().to("cpu", copy=True).contiguous() for name, tensor in tensors.items()}
+
+
+def _read_tree(checkpoint: Path) -> dict[str, Any]:
+    path = checkpoint / "state" / _TRAINER
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
