@@ -7,7 +7,7 @@ import sys
 import time
 from pathlib import Path
 from signal import Signals
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING
 
 from smidgen.training.evaluate import Evaluation
 from smidgen.training.observer import Observer, Plan, Snapshot
@@ -20,25 +20,12 @@ _SECONDS_BETWEEN_LINES = 5.0
 _STOPPING = "finishing the step, then saving (Ctrl-C again quits at once)"
 
 
-class TrainingProgress(Observer):
-    """Shows a training; a context, so that the terminal is itself again after an error."""
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *exception: object) -> None:
-        self.close()
-
-    def close(self) -> None:
-        """Leave the terminal as it was."""
-
-
-def training_progress() -> TrainingProgress:
+def training_progress() -> Observer:
     """The display that suits standard error."""
     return LiveProgress() if sys.stderr.isatty() else PlainProgress()
 
 
-class PlainProgress(TrainingProgress):
+class PlainProgress(Observer):
     """A line every few seconds, and one for each evaluation and checkpoint."""
 
     def started(self, plan: Plan) -> None:
@@ -63,12 +50,15 @@ class PlainProgress(TrainingProgress):
     def saved(self, step: int, checkpoint: Path) -> None:
         print(f"step {step}: saved {checkpoint}", file=sys.stderr, flush=True)
 
+    def noted(self, step: int, kind: str, message: str) -> None:
+        print(f"step {step}: {message}", file=sys.stderr, flush=True)
+
     def stopping(self, signal: Signals) -> None:
         # Not print: the signal may have come in the middle of one, and standard error cannot be entered twice.
         os.write(2, f"\n{signal.name}: {_STOPPING}\n".encode())
 
 
-class LiveProgress(TrainingProgress):
+class LiveProgress(Observer):
     """A bar with figures that stays at the bottom, evaluations above it."""
 
     def __init__(self, console: Console | None = None) -> None:
@@ -97,11 +87,17 @@ class LiveProgress(TrainingProgress):
 
     def evaluated(self, step: int, evaluation: Evaluation) -> None:
         self.evaluation = evaluation
-        self.activity = "saving"
+        self.activity = ""
         self.console.print(f"step {step:>6}  {describe_evaluation(evaluation)}")
+
+    def saving(self, step: int) -> None:
+        self.activity = "saving"
 
     def saved(self, step: int, checkpoint: Path) -> None:
         self.activity = ""
+
+    def noted(self, step: int, kind: str, message: str) -> None:
+        self.console.print(f"step {step:>6}  {message}", markup=False)
 
     def stopping(self, signal: Signals) -> None:
         self.activity = _STOPPING

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 
-from pydantic import PositiveInt, model_validator
+from pydantic import Field, PositiveInt, model_validator
 
 from smidgen.config.cleaning import CleaningConfig
 from smidgen.config.model import ModelConfig
 from smidgen.config.parts import Part, impossible
+from smidgen.config.tracking import TrackingConfig
 from smidgen.config.training import TrainingConfig
 
 TokenizerKind = Literal["byte_bpe", "sentencepiece", "characters", "pretrained"]
@@ -36,10 +37,29 @@ class DataConfig(Part):
 
     path: str | None = None
     """Dataset folder that `prepare` wrote, or a folder with train.bin and val.bin."""
+    mixture: dict[str, Annotated[float, Field(ge=0, allow_inf_nan=False)]] | None = None
+    """Instead of path, several dataset folders and the weight of each: {web: 3, code: 1}; weight 0 leaves one out."""
     sampling: Literal["shuffled", "random_windows"] = "shuffled"
     """shuffled: every window of the data once an epoch, in an order drawn from the seed; random_windows: any start."""
+    packing: Literal["split", "best_fit"] = "split"
+    """split: documents end to end, cut where a sequence is full; best_fit: only documents longer than one are cut."""
     document_masks: bool = True
     """Tokens attend only within their own document."""
+
+    @model_validator(mode="after")
+    def _check(self) -> DataConfig:
+        if self.mixture is not None:
+            if self.path is not None:
+                raise impossible("mixture", self.mixture, "data.path is set too; give one of them (the other null)")
+            if not any(self.mixture.values()):
+                raise impossible(
+                    "mixture", self.mixture, "gives no folder a weight above 0; write e.g. {web: 3, code: 1}"
+                )
+        if self.packing == "best_fit" and self.sampling != "shuffled":
+            raise impossible("packing", "best_fit", f"goes with sampling shuffled, not {self.sampling}")
+        if self.packing == "best_fit" and not self.document_masks:
+            raise impossible("packing", "best_fit", "keeps documents apart, which needs document_masks true")
+        return self
 
 
 class Config(Part):
@@ -52,6 +72,7 @@ class Config(Part):
     cleaning: CleaningConfig = CleaningConfig()
     data: DataConfig = DataConfig()
     training: TrainingConfig = TrainingConfig()
+    tracking: TrackingConfig = TrackingConfig()
 
     @model_validator(mode="after")
     def _check(self) -> Config:
