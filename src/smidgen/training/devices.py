@@ -2,43 +2,15 @@
 
 from __future__ import annotations
 
-import re
 import time
 from functools import cache
 
 import torch
 
 from smidgen.runtime.errors import ConfigError
+from smidgen.training.device_peaks import peaks_of
 
-# Dense bf16 products with float32 accumulation, in TFLOP/s, by the name that torch gives the device. A name must
-# match whole: a laptop's or a sliced GPU (MIG) has another peak, and an unknown one is better than a wrong one.
-# Sources: NVIDIA's data sheets (where they state the figure with sparsity, half of it) of H100, H200, GH200, B200,
-# GB200, A100, A30, A40, A10, L4, L40 and L40S; its architecture white papers GA102 (RTX 3090, RTX A6000), Ada
-# (RTX 4080, RTX 4090, RTX 6000 Ada) and Blackwell (RTX 5090); AMD's data sheets of Instinct MI300X and MI325X.
-_BF16_PEAK_TFLOPS = {
-    r"NVIDIA H200": 989.5,
-    r"NVIDIA H200 NVL": 835.5,
-    r"NVIDIA H100 80GB HBM3|NVIDIA H100 SXM.*": 989.5,
-    r"NVIDIA H100 NVL": 835.5,
-    r"NVIDIA H100 PCIe": 756.5,
-    r"NVIDIA GH200 .*": 989.5,
-    r"NVIDIA B200": 2250.0,
-    r"NVIDIA GB200": 2500.0,
-    r"NVIDIA A100[- ](SXM4|PCIE|PG509).*|NVIDIA A100 80GB PCIe": 312.0,
-    r"NVIDIA A30": 165.0,
-    r"NVIDIA A40": 149.7,
-    r"NVIDIA A10": 125.0,
-    r"NVIDIA L4": 121.0,
-    r"NVIDIA L40": 181.1,
-    r"NVIDIA L40S": 362.1,
-    r"NVIDIA GeForce RTX 3090": 71.0,
-    r"NVIDIA GeForce RTX 4080": 97.5,
-    r"NVIDIA GeForce RTX 4090": 165.2,
-    r"NVIDIA GeForce RTX 5090": 209.5,
-    r"NVIDIA RTX A6000": 154.8,
-    r"NVIDIA RTX 6000 Ada Generation": 364.2,
-    r"AMD Instinct MI3(00|25)X.*": 1307.4,
-}
+_FP8_TYPES = (torch.float8_e4m3fn, torch.float8_e5m2)
 _PROBE_SECONDS = 0.3
 _PROBE_SIZE = 1024
 
@@ -72,20 +44,32 @@ def device_name(device: torch.device) -> str:
 
 
 def peak_flops(device: torch.device, dtype: torch.dtype) -> float | None:
-    """FLOP/s of dense matrix products in `dtype`: published for GPUs in 16 bits, measured for the CPU, else None."""
+    """FLOP/s of dense matrix products in `dtype`: published for GPUs, measured for the CPU; None where unknown.
+
+    For float8 types it is the rate of FP8 products, whatever their recipe; a CPU has none.
+    """
     if device.type == "cpu":
-        return _measured_cpu_flops(dtype, torch.get_num_threads())
-    if device.type == "cuda" and dtype in (torch.bfloat16, torch.float16):
-        return published_peak(torch.cuda.get_device_name(device))
+        return None if dtype in _FP8_TYPES else _measured_cpu_flops(dtype, torch.get_num_threads())
+    if device.type == "cuda":
+        return published_peak(torch.cuda.get_device_name(device), dtype)
     return None
 
 
-def published_peak(name: str) -> float | None:
-    """FLOP/s of bf16 products that the maker of the GPU called `name` states, or None where we do not know it."""
-    for pattern, tflops in _BF16_PEAK_TFLOPS.items():
-        if re.fullmatch(pattern, name):
-            return tflops * 1e12
-    return None
+def published_peak(name: str, dtype: torch.dtype = torch.bfloat16) -> float | None:
+    """FLOP/s of products in `dtype` that the maker of the GPU called `name` states, or None where we do not know it.
+
+    float32 products count as TF32 where `torch.set_float32_matmul_precision` allows it.
+    """
+    peaks = peaks_of(name)
+    if peaks is None:
+        return None
+    if dtype in _FP8_TYPES:
+        tflops = peaks.fp8
+    elif dtype == torch.float32:
+        tflops = peaks.fp32 if torch.get_float32_matmul_precision() == "highest" else peaks.tf32
+    else:
+        tflops = {torch.bfloat16: peaks.bf16, torch.float16: peaks.fp16}.get(dtype)
+    return None if tflops is None else tflops * 1e12
 
 
 @cache
