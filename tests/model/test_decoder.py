@@ -11,7 +11,8 @@ import torch
 from torch import Tensor
 
 from smidgen.config import load_config
-from smidgen.model import Decoder, use_block_fp8
+from smidgen.model import Decoder
+from smidgen.model.fp8 import use_fp8
 from smidgen.runtime.errors import ContextLengthError
 
 Make = Callable[..., Decoder]
@@ -232,16 +233,16 @@ def test_bf16_compute_keeps_float32_masters(randomized_decoder: Make) -> None:
 
 
 def test_block_fp8_can_be_switched_on_for_dense_projections_only(randomized_decoder: Make) -> None:
-    input_ids = tokens(2, 20)
+    input_ids, cpu = tokens(2, 20), torch.device("cpu")
     dense = randomized_decoder("tilda-tiny", {"model.vocab_size": VOCAB})
     exact = dense(input_ids)
-    assert use_block_fp8(dense) == 4 * 8
+    assert len(use_fp8(dense, "fp8_block", cpu).converted) == 4 * 8
     stored = randomized_decoder("tilda-tiny", {"model.vocab_size": VOCAB, "model.linear.kind": "fp8_block"})
     assert torch.equal(dense(input_ids), stored(input_ids))
     assert 0.005 < (dense(input_ids) - exact).norm() / exact.norm() < 0.5
-    assert use_block_fp8(dense) == 0
+    assert not use_fp8(dense, "fp8_block", cpu).converted
     ternary = randomized_decoder("tinylm-tiny", {"model.vocab_size": VOCAB})
-    assert use_block_fp8(ternary) == 0
+    assert not use_fp8(ternary, "fp8_block", cpu).converted
 
 
 def test_ternary_projections_use_three_values_and_8_bits_can_be_left_off(randomized_decoder: Make) -> None:

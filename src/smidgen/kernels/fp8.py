@@ -1,7 +1,8 @@
-"""Block-scaled FP8 as DeepSeek-V3 defines it: the plain PyTorch reference that every FP8 kernel is tested against.
+"""Block-scaled FP8 as DeepSeek-V3 defines it: the plain PyTorch reference that the Triton kernels are tested against.
 
-Activations are e4m3 in tiles of 1×128 along the last dimension, weights in blocks of 128×128; each tile and block has
-one float32 scale that multiplies (`inference/kernel.py` of DeepSeek-V3 states the formulas).
+Activations and gradients are e4m3 in tiles of 1×128 along the dimension that a product sums over, weights in blocks of
+128×128; each tile and block has one float32 scale that multiplies (`inference/kernel.py` of DeepSeek-V3 states the
+formulas). A tile with a non-finite element has the scale infinity: its products are NaN, as they would be unquantised.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ def act_quant(x: Tensor, power_of_two_scales: bool = False) -> tuple[Tensor, Ten
     """
     tiles = _tiles(x.float())
     scale = _scale(tiles.abs().amax(dim=-1), power_of_two_scales)
-    values = (tiles / scale[..., None]).clamp(-E4M3_MAX, E4M3_MAX).flatten(-2)[..., : x.shape[-1]]
+    values = (tiles / scale[..., None]).clamp_(-E4M3_MAX, E4M3_MAX).flatten(-2)[..., : x.shape[-1]]
     return values.to(E4M3), scale
 
 
@@ -36,7 +37,7 @@ def weight_quant(weight: Tensor, power_of_two_scales: bool = False) -> tuple[Ten
     """
     blocks = _blocks(weight.float())
     scale = _scale(blocks.abs().amax(dim=(1, 3)), power_of_two_scales)
-    values = (blocks / scale[:, None, :, None]).clamp(-E4M3_MAX, E4M3_MAX)
+    values = (blocks / scale[:, None, :, None]).clamp_(-E4M3_MAX, E4M3_MAX)
     return _unblock(values, weight.shape).to(E4M3), scale
 
 
@@ -50,20 +51,14 @@ def weight_dequant(values: Tensor, scale: Tensor) -> Tensor:
     return _unblock(_blocks(values.float()) * scale[:, None, :, None], values.shape)
 
 
-def fp8_gemm(a: Tensor, a_scale: Tensor, b: Tensor, b_scale: Tensor) -> Tensor:
-    """`C = Σ_k (A_k B_kᵀ) · a_s · b_s`, accumulated in float32 a tile of 128 at a time.
+def fp8_gemm(a: Tensor, a_scale: Tensor, b: Tensor, b_scale: Tensor, rows_per_scale: int = BLOCK) -> Tensor:
+    """`C = Σ_k (A_k B_kᵀ) · a_s · b_s` in float32: the product of what the operands stand for.
 
-    a: e4m3 [..., M, K] with scales [..., M, ceil(K / 128)]; b: e4m3 [N, K] with scales [ceil(N / 128), ceil(K / 128)].
-    Returns float32 [..., M, N].
+    a: e4m3 [..., M, K] with scales [..., M, ceil(K / 128)]. b: e4m3 [N, K] in blocks with scales [ceil(N / 128),
+    ceil(K / 128)], or with `rows_per_scale` 1 in tiles like `a`. Returns float32 [..., M, N].
     """
-    columns = b.shape[0]
-    result = a.new_zeros((*a.shape[:-1], columns), dtype=torch.float32)
-    for k in range(a_scale.shape[-1]):
-        tile = slice(k * BLOCK, (k + 1) * BLOCK)
-        product = a[..., tile].float() @ b[:, tile].float().T
-        b_scale_columns = b_scale[:, k].repeat_interleave(BLOCK)[:columns]
-        result += product * a_scale[..., k, None] * b_scale_columns
-    return result
+    dequant = act_dequant if rows_per_scale == 1 else weight_dequant
+    return act_dequant(a, a_scale) @ dequant(b, b_scale).T
 
 
 def fake_fp8_activation(x: Tensor, power_of_two_scales: bool = False) -> Tensor:
@@ -79,7 +74,7 @@ def fake_fp8_weight(weight: Tensor, dtype: torch.dtype, power_of_two_scales: boo
 
 
 def _scale(amax: Tensor, power_of_two: bool) -> Tensor:
-    scale = amax.clamp(min=SMALLEST_AMAX) / E4M3_MAX
+    scale = amax.nan_to_num(nan=torch.inf, posinf=torch.inf).clamp(min=SMALLEST_AMAX) / E4M3_MAX
     return torch.exp2(torch.ceil(torch.log2(scale))) if power_of_two else scale
 
 

@@ -3,7 +3,6 @@
 from smidgen.model.cache import Cache
 from smidgen.model.counts import cache_elements_per_token, count_by_part, count_parameters, flops_per_token
 from smidgen.model.decoder import Decoder, load_architecture
-from smidgen.model.linear import use_block_fp8
 from smidgen.model.loss import cross_entropy
 
 __all__ = [
@@ -15,5 +14,4 @@ __all__ = [
     "cross_entropy",
     "flops_per_token",
     "load_architecture",
-    "use_block_fp8",
 ]

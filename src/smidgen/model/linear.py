@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Protocol
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -13,28 +11,27 @@ from smidgen.kernels.fp8 import fake_fp8_activation, fake_fp8_weight
 from smidgen.kernels.ternary import fake_int8, fake_ternary
 
 
-class Quantizer(Protocol):
-    """How a linear layer rounds its input and its weight before the product; gradients pass straight through."""
+class Quantizer:
+    """How a linear layer rounds its input and its weight before the product; gradients pass straight through.
+
+    This one rounds nothing: a dense layer, whose weight is only cast to the type of the product.
+    """
 
     def input(self, x: Tensor) -> Tensor:
         """`x` [..., in] rounded, in its own dtype."""
-
-    def weight(self, weight: Tensor, dtype: torch.dtype) -> Tensor:
-        """`weight` [out, in] rounded, in `dtype`."""
-
-
-class Unquantized:
-    """A dense layer: the weight is only cast to the type of the product."""
-
-    def input(self, x: Tensor) -> Tensor:
         return x
 
     def weight(self, weight: Tensor, dtype: torch.dtype) -> Tensor:
+        """`weight` [out, in] rounded, in `dtype`."""
         return weight.to(dtype)
 
+    def product(self, x: Tensor, weight: Tensor) -> Tensor:
+        """`x · weightᵀ` [..., out] of the rounded factors, in the dtype of `x`."""
+        return F.linear(self.input(x), self.weight(weight, x.dtype))
 
-class Ternary:
-    """BitNet b1.58 (see kernels/ternary.py)."""
+
+class Ternary(Quantizer):
+    """BitNet b1.58 (see kernels/ternary.py); the product of the rounded factors runs in the dtype of `x`."""
 
     def __init__(self, activation_bits: int | None) -> None:
         self.activation_bits = activation_bits
@@ -46,8 +43,8 @@ class Ternary:
         return fake_ternary(weight, dtype)
 
 
-class BlockFP8:
-    """DeepSeek-V3's block-scaled FP8 (see kernels/fp8.py)."""
+class BlockFP8(Quantizer):
+    """DeepSeek-V3's block-scaled FP8 (see kernels/fp8.py) as a part of the model: the forward pass rounds."""
 
     def __init__(self, power_of_two_scales: bool = False) -> None:
         self.power_of_two_scales = power_of_two_scales
@@ -65,6 +62,8 @@ class Linear(nn.Module):
     The weight [out_features, in_features] is the float32 master; it is uninitialised until the decoder fills it.
     """
 
+    quantizer: Quantizer
+
     def __init__(self, in_features: int, out_features: int, quantizer: Quantizer) -> None:
         super().__init__()
         self.in_features = in_features
@@ -73,7 +72,7 @@ class Linear(nn.Module):
         self.weight = nn.Parameter(torch.empty(out_features, in_features))
 
     def forward(self, x: Tensor) -> Tensor:
-        return F.linear(self.quantizer.input(x), self.effective_weight(x.dtype))
+        return self.quantizer.product(x, self.weight)
 
     def effective_weight(self, dtype: torch.dtype) -> Tensor:
         """The weight that the product really uses, in `dtype`."""
@@ -91,14 +90,4 @@ def make_quantizer(linear: config.DenseLinear | config.TernaryLinear | config.Bl
         case config.BlockFP8Linear(power_of_two_scales=power_of_two_scales):
             return BlockFP8(power_of_two_scales)
         case _:
-            return Unquantized()
-
-
-def use_block_fp8(module: nn.Module) -> int:
-    """Let every dense projection below `module` multiply in block FP8; returns how many were converted."""
-    converted = 0
-    for linear in module.modules():
-        if isinstance(linear, Linear) and isinstance(linear.quantizer, Unquantized):
-            linear.quantizer = BlockFP8()
-            converted += 1
-    return converted
+            return Quantizer()
