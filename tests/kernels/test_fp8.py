@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 import torch
 
@@ -39,9 +41,18 @@ def test_relative_error_of_a_large_product_is_about_the_published_one() -> None:
 
 
 @pytest.mark.parametrize(("m", "n", "k"), SHAPES)
-def test_gemm_is_the_product_of_the_dequantised(m: int, n: int, k: int) -> None:
-    a, b = act_quant(random(m, k)), weight_quant(random(n, k, seed=1))
-    torch.testing.assert_close(fp8_gemm(*a, *b), act_dequant(*a) @ weight_dequant(*b).T, atol=1e-4, rtol=1e-4)
+def test_gemm_adds_up_scaled_tiles(m: int, n: int, k: int) -> None:
+    (a, a_scale), b = act_quant(random(m, k)), random(n, k, seed=1)
+    blocks, block_scale = weight_quant(b)
+    tiles, tile_scale = act_quant(b)
+    by_block = by_tile = torch.zeros(m, n)
+    for tile in range(a_scale.shape[1]):
+        part = slice(tile * 128, tile * 128 + 128)
+        rows = block_scale[:, tile].repeat_interleave(128)[:n]
+        by_block = by_block + a[:, part].float() @ blocks[:, part].float().T * a_scale[:, tile, None] * rows
+        by_tile = by_tile + a[:, part].float() @ tiles[:, part].float().T * a_scale[:, tile, None] * tile_scale[:, tile]
+    torch.testing.assert_close(fp8_gemm(a, a_scale, blocks, block_scale), by_block, atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(fp8_gemm(a, a_scale, tiles, tile_scale, rows_per_scale=1), by_tile, atol=1e-4, rtol=1e-4)
 
 
 def test_shapes_of_scales_and_what_a_scale_is() -> None:
@@ -74,6 +85,19 @@ def test_power_of_two_scales_round_up() -> None:
 def test_extremes_do_not_become_nan() -> None:
     x = torch.tensor([[0.0] * 128, [3e38] * 128, [1e-30] * 128])
     assert torch.isfinite(act_dequant(*act_quant(x))).all()
+
+
+@pytest.mark.parametrize("broken", [math.nan, math.inf, -math.inf])
+def test_a_broken_element_breaks_its_tile_and_its_row_of_the_product_only(broken: float) -> None:
+    x = random(2, 256)
+    x[0, 5] = broken
+    values, scale = act_quant(x)
+    assert scale[0, 0] == math.inf
+    assert torch.isfinite(scale[[0, 1, 1], [1, 0, 1]]).all()
+    product = fp8_gemm(values, scale, *weight_quant(random(16, 256)))
+    assert not product[0].isfinite().any()
+    assert product[1].isfinite().all()
+    assert not act_dequant(*weight_quant(x)).isfinite()[:, :128].any()
 
 
 def test_fake_quantisation_is_the_dequantised_value_with_a_straight_gradient() -> None:
