@@ -3,6 +3,9 @@
 from smidgen.data.batch import IGNORE, Batch
 from smidgen.data.dataset import Dataset, Split
 from smidgen.data.holdout import Holdout
+from smidgen.data.mixture import DatasetMixture, MixedSequences
+from smidgen.data.packing import PackedDocuments
+from smidgen.data.prefetch import Prefetched
 from smidgen.data.prepare import Prepared, prepare
 from smidgen.data.windows import ValidationWindows, Windows, validation_windows
 
@@ -10,7 +13,11 @@ __all__ = [
     "IGNORE",
     "Batch",
     "Dataset",
+    "DatasetMixture",
     "Holdout",
+    "MixedSequences",
+    "PackedDocuments",
+    "Prefetched",
     "Prepared",
     "Split",
     "ValidationWindows",

@@ -54,6 +54,11 @@ def hash64(counters: UInt64Array, keys: UInt64Array) -> UInt64Array:
     return _mix(_mix(keys) + counters * _GOLDEN_GAMMA)
 
 
+def derived_seed(seed: int, number: int) -> int:
+    """The seed of the `number`-th of several streams that one seed decides."""
+    return int(hash64(np.asarray([number], np.uint64), np.asarray([seed], np.uint64))[0])
+
+
 def permute(indices: UInt64Array, size: int, keys: UInt64Array) -> UInt64Array:
     """The image of `indices` (uint64, each below `size`) under the permutation of range(size) that its key selects.
 

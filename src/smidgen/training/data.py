@@ -3,20 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Protocol
 
-from smidgen.data import Batch
+from smidgen.data.batch import Sequences
 
-
-class Sequences(Protocol):
-    """An endless stream of sequences, numbered from 0; a number always means the same sequence."""
-
-    @property
-    def per_epoch(self) -> int:
-        """Sequences in one pass over the data."""
-
-    def batch(self, start: int, count: int) -> Batch:
-        """Sequences number start … start + count - 1."""
+__all__ = ["Sequences", "TrainingData"]
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,15 +1,24 @@
-"""Pretraining: a dataset folder and a configuration become a run."""
+"""Pretraining: dataset folders and a configuration become a run."""
 
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
+from typing import Protocol
 
-from smidgen.config import Config
-from smidgen.data import Dataset, Windows, validation_windows
+from smidgen.config import Config, load_config
+from smidgen.data import DatasetMixture, MixedSequences, PackedDocuments, Prefetched, Windows, validation_windows
+from smidgen.data.batch import SelectableSequences, Sequences
+from smidgen.data.compatibility import check_tokenizer
 from smidgen.data.dataset import Split
+from smidgen.data.mixture import ChainedSequences
+from smidgen.data.permutation import derived_seed
+from smidgen.folders import load_tokenizer
+from smidgen.folders.run import is_run_folder
 from smidgen.model import Decoder
-from smidgen.runtime.errors import ConfigError
+from smidgen.runtime.errors import ConfigError, ModelFolderError, TrainingError
 from smidgen.training.data import TrainingData
 from smidgen.training.loop import Task, train
 from smidgen.training.objectives import LanguageModeling
@@ -18,69 +27,140 @@ from smidgen.training.observer import Observer, Summary
 logger = logging.getLogger(__name__)
 
 
+class HasVocabulary(Protocol):
+    """A dataset, or a mixture of some."""
+
+    @property
+    def vocab_size(self) -> int | None:
+        """Every id is below it; None where it is not known."""
+
+
 def pretrain(config: Config, run_path: str | Path, observer: Observer | None = None) -> Summary:
-    """Train a model from random weights on `data.path`, or resume the run at `run_path` (see `train`).
+    """Train a model from random weights on `data.path` or `data.mixture`, or resume the run at `run_path`.
 
-    The vocabulary size is the dataset's; a foreign dataset has none, so its ids are checked against the model's.
+    See `train`. The vocabulary size is the dataset's; a foreign dataset has none, so its ids are checked against the
+    model's. Batches are prepared while the model computes.
     """
-    dataset = open_dataset(config)
-    config = resolve(config, dataset)
-    task = Task(
-        objective=LanguageModeling(),
-        data=training_data(config, dataset),
-        starting_model=lambda: Decoder(config.model).initialize(config.training.seed),
-        tokenizer=dataset.tokenizer(),
-    )
-    return train(config, task, run_path, observer)
+    config = with_data_of_run(config, run_path)
+    data = open_dataset(config)
+    check_run(config, data, run_path)
+    config = resolve(config, data)
+    sequences = training_data(config, data)
+    with Prefetched(sequences.train) as prefetched:
+        task = Task(
+            objective=LanguageModeling(),
+            data=replace(sequences, train=prefetched),
+            starting_model=lambda: Decoder(config.model).initialize(config.training.seed),
+            tokenizer=data.tokenizer(),
+        )
+        summary = train(config, task, run_path, observer)
+    logger.info("waited %.1f s for data", prefetched.wait_seconds)
+    return summary
 
 
-def open_dataset(config: Config) -> Dataset:
-    """The dataset of `data.path`. Raises ConfigError where the field is empty."""
+def with_data_of_run(config: Config, run_path: str | Path) -> Config:
+    """A run that exists knows its data: the configuration with that, where it names none itself."""
+    if config.data.path is not None or config.data.mixture is not None or not is_run_folder(run_path):
+        return config
+    before = load_config(run_path).data
+    data = config.data.model_copy(update={"path": before.path, "mixture": before.mixture})
+    return config.model_copy(update={"data": data})
+
+
+def open_dataset(config: Config) -> DatasetMixture:
+    """The dataset of `data.path`, or those of `data.mixture`. Raises ConfigError where both fields are empty."""
+    if config.data.mixture is not None:
+        return DatasetMixture.open(config.data.mixture)
     if config.data.path is None:
         kind, size = config.tokenizer.kind, config.model.vocab_size
         raise ConfigError(
             "data.path = null: name a dataset folder with --data.path; one is made by"
             f" 'smidgen prepare corpus.jsonl --out data --tokenizer.kind {kind} --tokenizer.vocab_size {size}'"
         )
-    return Dataset.open(config.data.path)
+    return DatasetMixture.open({config.data.path: 1.0})
 
 
-def resolve(config: Config, dataset: Dataset) -> Config:
+def check_run(config: Config, data: DatasetMixture, run_path: str | Path) -> None:
+    """Refuse to go on with a run whose model means something else by its ids, or whose cursor counts other sequences.
+
+    Raises DataError naming both tokenizers, or TrainingError naming the field.
+    """
+    if not is_run_folder(run_path):
+        return
+    before = load_config(run_path).data.packing
+    if before != config.data.packing:
+        raise TrainingError(
+            f"the run cannot go on with another data.packing ({before} → {config.data.packing}); "
+            "keep the old value or choose another --run"
+        )
+    try:
+        tokenizer = load_tokenizer(run_path)
+    except ModelFolderError:
+        return  # no checkpoint yet, or one of foreign files, whose model has no tokenizer
+    check_tokenizer(data, data.names, tokenizer, run_path)
+
+
+def resolve(config: Config, data: HasVocabulary) -> Config:
     """The configuration with what only the data decides: the vocabulary size; and the sequence length written out."""
     model, training = config.model, config.training
-    if dataset.vocab_size is not None:
-        model = model.model_copy(update={"vocab_size": dataset.vocab_size})
+    if data.vocab_size is not None:
+        model = model.model_copy(update={"vocab_size": data.vocab_size})
     training = training.model_copy(update={"seq_len": training.seq_len or model.max_seq_len})
     return config.model_copy(update={"model": model, "training": training})
 
 
-def training_data(config: Config, dataset: Dataset) -> TrainingData:
+def training_data(config: Config, data: DatasetMixture) -> TrainingData:
     """The sequences of a resolved configuration. Raises DataError where ids or lengths do not fit."""
-    for split in (dataset.train, dataset.val):
-        split.check_vocab(config.model.vocab_size)
-    data, training = config.data, config.training
-    assert training.seq_len is not None
-    validation = None
-    if dataset.val.num_tokens < 2:
-        logger.warning("%s: the validation split is empty: no validation loss, no best checkpoint", dataset.path)
+    data.check_vocab(config.model.vocab_size)
+    train_splits, seed = [dataset.train for dataset in data.datasets], config.training.seed
+    if len(train_splits) == 1:
+        train = _training_sequences(config, train_splits[0], seed)
     else:
-        validation = validation_windows(
-            dataset.val, training.seq_len, training.eval_tokens, document_masks=data.document_masks
-        )
+        sources = [_training_sequences(config, split, derived_seed(seed, n)) for n, split in enumerate(train_splits)]
+        train = MixedSequences(sources, data.parts)
+    validation, validation_bytes_per_token = _validation_sequences(config, data)
     return TrainingData(
-        train=Windows(
-            dataset.train,
-            training.seq_len,
-            sampling=data.sampling,
-            seed=training.seed,
-            document_masks=data.document_masks,
-        ),
+        train=train,
         validation=validation,
-        fingerprint=dataset.fingerprint,
-        train_bytes_per_token=_bytes_per_token(dataset.train),
-        validation_bytes_per_token=_bytes_per_token(dataset.val),
+        fingerprint=data.fingerprint,
+        train_bytes_per_token=_bytes_per_token(train_splits, data.shares),
+        validation_bytes_per_token=validation_bytes_per_token,
     )
 
 
-def _bytes_per_token(split: Split) -> float | None:
-    return split.num_bytes / split.num_tokens if split.num_bytes and split.num_tokens else None
+def _training_sequences(config: Config, split: Split, seed: int) -> SelectableSequences:
+    data, seq_len = config.data, config.training.seq_len
+    assert seq_len is not None
+    if data.packing == "split":
+        return Windows(split, seq_len, sampling=data.sampling, seed=seed, document_masks=data.document_masks)
+    packed = PackedDocuments(split, seq_len, seed=seed)
+    padding = packed.padding / (packed.per_epoch * seq_len)
+    logger.info("best_fit: %d sequences an epoch, %.3f %% of them padding", packed.per_epoch, 100 * padding)
+    return packed
+
+
+def _validation_sequences(config: Config, data: DatasetMixture) -> tuple[Sequences | None, float | None]:
+    """The windows of an evaluation, each dataset's by its share of `eval_tokens`, and the bytes that a token of them
+    stands for."""
+    seq_len, eval_tokens = config.training.seq_len, config.training.eval_tokens
+    assert seq_len is not None
+    splits, windows = [], []
+    for dataset, share in zip(data.datasets, data.shares, strict=True):
+        if dataset.val.num_tokens >= 2:
+            budget = None if eval_tokens is None else round(eval_tokens * share)
+            splits.append(dataset.val)
+            windows.append(validation_windows(dataset.val, seq_len, budget, document_masks=config.data.document_masks))
+    if not windows:
+        logger.warning("%s: the validation split is empty: no validation loss, no best checkpoint", data.names)
+        return None, None
+    sequences = windows[0] if len(windows) == 1 else ChainedSequences(windows)
+    return sequences, _bytes_per_token(splits, [part.per_epoch for part in windows])
+
+
+def _bytes_per_token(splits: Sequence[Split], weights: Sequence[float]) -> float | None:
+    """UTF-8 bytes of text for each token when tokens come from the splits in the proportion of `weights`."""
+    rates = [split.num_bytes / split.num_tokens if split.num_bytes and split.num_tokens else None for split in splits]
+    known = [rate for rate in rates if rate is not None]
+    if len(known) < len(rates):
+        return None
+    return sum(rate * weight for rate, weight in zip(known, weights, strict=True)) / sum(weights)
