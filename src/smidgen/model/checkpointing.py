@@ -15,7 +15,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils.checkpoint import CheckpointPolicy, checkpoint, create_selective_checkpoint_contexts, noop_context_fn
+from torch.utils.checkpoint import CheckpointPolicy, checkpoint, create_selective_checkpoint_contexts
 
 from smidgen.config import ActivationCheckpointing
 
@@ -40,8 +40,12 @@ def run_checkpointed(function: Callable[..., Tensor], mode: ActivationCheckpoint
     """
     if mode == "none" or not torch.is_grad_enabled():
         return function(*arguments)
-    contexts = partial(create_selective_checkpoint_contexts, _policy) if mode == "selective" else noop_context_fn
-    result: Tensor = checkpoint(function, *arguments, use_reentrant=False, context_fn=contexts)
+    result: Tensor
+    if mode == "full":
+        result = checkpoint(function, *arguments, use_reentrant=False)
+    else:
+        contexts = partial(create_selective_checkpoint_contexts, _policy)
+        result = checkpoint(function, *arguments, use_reentrant=False, context_fn=contexts)
     return result
 
 

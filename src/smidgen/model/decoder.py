@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -33,11 +36,19 @@ class Layer(nn.Module):
             self.pre_feedforward_layernorm = make_norm(model.norm, model.hidden_size)
             self.post_feedforward_layernorm = make_norm(model.norm, model.hidden_size)
         self.checkpointing: ActivationCheckpointing = "none"
+        self._compiled: Callable[[Tensor, LayerInputs], Tensor] | None = None
 
     def forward(self, x: Tensor, inputs: LayerInputs, cache: LayerCache | None) -> Tensor:
         """[B, T, D] to [B, T, D]."""
-        if cache is not None:
+        if cache is not None or not torch.is_grad_enabled():
             return self._forward(x, inputs, cache)
+        return (self._compiled or self._train)(x, inputs)
+
+    def compile_training(self, backend: str | Callable[..., Any]) -> None:
+        """Compile what runs when gradients are wanted."""
+        self._compiled = torch.compile(self._train, fullgraph=True, dynamic=False, backend=backend)
+
+    def _train(self, x: Tensor, inputs: LayerInputs) -> Tensor:
         return run_checkpointed(self._forward, self.checkpointing, x, inputs, None)
 
     def _forward(self, x: Tensor, inputs: LayerInputs, cache: LayerCache | None) -> Tensor:
@@ -160,6 +171,14 @@ class Decoder(nn.Module):
         """What the layers keep for the backward pass (see model/checkpointing.py)."""
         for layer in self.layers:
             layer.checkpointing = mode
+
+    def compile_training(self, backend: str | Callable[..., Any] = "inductor") -> None:
+        """Compile the layers' passes that want gradients; others, of many shapes, stay as they are."""
+        # The first layer that meets a mask makes it for all. Under checkpointing that is a side effect, which must not
+        # happen again when the layer is computed again.
+        torch._dynamo.config.skip_fwd_side_effects_in_bwd_under_checkpoint = True
+        for layer in self.layers:
+            layer.compile_training(backend)
 
     def new_cache(self, batch_size: int, max_seq_len: int | None = None) -> Cache:
         """An empty cache of `batch_size` slots, `max_seq_len` tokens each (the model's context if left out)."""
