@@ -95,8 +95,8 @@ def test_best_fit_reads_the_whole_context_of_each_document(configured: Callable[
         (
             {"path": "other"},
             DataError,
-            r"other: its tokenizer \(byte_bpe, 280 ids, fingerprint [0-9a-f]{12}\) is not that of .*run "
-            r"\(byte_bpe, 300 ids, fingerprint [0-9a-f]{12}\); prepare the text again with --tokenizer\.path",
+            r"other: was prepared with another tokenizer \(byte_bpe, 280 ids, fingerprint [0-9a-f]{12}\) than that "
+            r"of .*run \(byte_bpe, 300 ids, fingerprint [0-9a-f]{12}\); prepare the text again with --tokenizer\.path",
         ),
         ({"path": "dogs"}, TrainingError, "not the data that .* was trained on"),
         ({"path": None, "mixture": "both"}, TrainingError, "not the data that .* was trained on"),

@@ -10,6 +10,10 @@ import argparse
 import json
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from smidgen.data import Dataset
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -77,24 +81,17 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def check_tokenizer(model: str, dataset: object) -> None:
-    """Refuse a dataset whose tokens mean something else to the model than to its tokenizer."""
-    from smidgen.data import Dataset
+def check_tokenizer(model: str, dataset: Dataset) -> None:
+    """Refuse a dataset whose ids mean something else to the model than to its tokenizer."""
+    from smidgen.data import compatibility
     from smidgen.folders import load_tokenizer
-    from smidgen.runtime.errors import DataError, ModelFolderError
+    from smidgen.runtime.errors import ModelFolderError
 
-    assert isinstance(dataset, Dataset)
-    if dataset.tokenizer_fingerprint is None:
-        return
     try:
         tokenizer = load_tokenizer(model)
     except ModelFolderError:
         return  # a preset or a bare model has no tokenizer; the ids themselves are checked
-    if tokenizer.fingerprint != dataset.tokenizer_fingerprint:
-        raise DataError(
-            f"{dataset.path}: was prepared with another tokenizer than the model's; "
-            f"prepare the text again with --tokenizer.path {model}, or give it as --text"
-        )
+    compatibility.check_tokenizer(dataset, dataset.path, tokenizer, model)
 
 
 def read_text(path: Path) -> str:

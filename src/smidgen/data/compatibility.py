@@ -31,8 +31,8 @@ def check_tokenizer(data: Tokenized, name: object, tokenizer: Tokenizer, model: 
     theirs = data.tokenizer()
     assert theirs is not None
     raise DataError(
-        f"{name}: its tokenizer ({_describe(theirs)}) is not that of {model} ({_describe(tokenizer)}); "
-        f"prepare the text again with --tokenizer.path {model}"
+        f"{name}: was prepared with another tokenizer ({_describe(theirs)}) than that of {model} "
+        f"({_describe(tokenizer)}); prepare the text again with --tokenizer.path {model}"
     )
 
 
