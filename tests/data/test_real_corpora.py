@@ -12,7 +12,8 @@ import numpy as np
 import pytest
 
 from smidgen.config import TokenizerConfig
-from smidgen.data import Dataset, Holdout, documents, prepare
+from smidgen.data import Dataset, Holdout, prepare
+from smidgen.data.sources import base, files, ranges
 from smidgen.tokenization import load_tokenizer
 
 PLAY = "".join(f"Speaker {number}:\nWhat say you, sir? 'Tis {number * 37}.\n\n" for number in range(300))
@@ -91,19 +92,21 @@ def test_a_file_cut_into_pieces_has_the_ids_of_the_whole(
     tokenizer = load_tokenizer(path / "tokenizer" if (path / "tokenizer").is_dir() else path)
     tokenizer.save(tmp_path / "tokenizer")
     (tmp_path / "text.txt").write_text(PLAY)
-    monkeypatch.setattr(documents, "MAX_PIECE_CHARACTERS", 500)
+    for module in (base, files, ranges):
+        monkeypatch.setattr(module, "CHUNK_BYTES", 500)
     config = TokenizerConfig(path=str(tmp_path / "tokenizer"))
     dataset = prepare([tmp_path / "text.txt"], tmp_path / "data", config, holdout=Holdout(0.01)).dataset
     cut = int(len(PLAY) * 0.99)
     assert dataset.train.tokens[:].tolist() == [*tokenizer.encode(PLAY[:cut]), tokenizer.eos_id]
 
 
-def test_tokens_are_the_same_in_whatever_batches(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_tokens_are_the_same_in_whatever_chunks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "play.txt").write_text(PLAY)
     config = TokenizerConfig(vocab_size=400)
     fingerprints = set()
     for number, size in enumerate((100, 10_000_000)):
-        monkeypatch.setattr("smidgen.data.encoding._BATCH_CHARACTERS", size)
+        for module in (base, files, ranges):
+            monkeypatch.setattr(module, "CHUNK_BYTES", size)
         dataset = prepare([tmp_path / "play.txt"], tmp_path / str(number), config, split_documents="blank").dataset
         fingerprints.add(dataset.fingerprint)
     assert len(fingerprints) == 1

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from smidgen.data import Holdout
-from smidgen.data.sources import find_files, open_sources
+from smidgen.data.sources import Source, SourceOptions, find_files, open_sources
 from smidgen.runtime.errors import DataError
 
 
@@ -59,24 +59,26 @@ def test_names_that_stand_for_nothing(tree: Path, name: str, message: str) -> No
     ("names", "options", "message"),
     [
         ([], {}, "name a file"),
-        (["b.txt"], {"field": "body"}, "--field body: none of the sources is JSON Lines"),
+        (["b.txt"], {"field": "body"}, "--field body: none of the sources is JSON Lines or a table"),
         (["sub/c.jsonl"], {"split_documents": "line"}, "--split-documents line: none of the sources is a text file"),
         (["b.txt"], {"documents": 5}, "--documents 5: counts documents of the source 'storyworld'"),
         (["storyworld"], {"documents": 0}, "--documents 0: use at least 1"),
     ],
 )
 def test_options_that_nothing_would_obey(tree: Path, names: list[str], options: dict[str, Any], message: str) -> None:
-    defaults: dict[str, Any] = {"split_documents": None, "field": None, "documents": None}
     with pytest.raises(DataError, match=message):
-        open_sources(names, **{**defaults, **options}, holdout=Holdout(), seed=0)
+        opened(names, **options)
 
 
-def test_a_record_follows_the_content_not_the_name(tree: Path) -> None:
+def opened(names: list[str], **options: Any) -> list[Source]:
+    return open_sources(names, SourceOptions(**options), holdout=Holdout(), seed=0, spool=Path("spool"))
+
+
+def test_a_digest_follows_the_content_not_the_name(tree: Path) -> None:
     (tree / "copy.txt").write_text((tree / "b.txt").read_text())
 
     def digest(name: str) -> str:
-        sources = open_sources([name], split_documents=None, field=None, documents=None, holdout=Holdout(), seed=0)
-        return sources[0].record().digest
+        return opened([name])[0].digest()
 
     assert digest("b.txt") == digest("copy.txt")
     (tree / "copy.txt").write_text("[]")

@@ -1,16 +1,17 @@
-"""Pieces of text to token ids, in batches that keep memory bounded and all cores busy."""
+"""Pieces of text to token ids."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
 
 from smidgen.data.documents import Piece
 from smidgen.runtime.chat_template import render_chat
 from smidgen.runtime.protocols import Tokenizer
-
-_BATCH_CHARACTERS = 1 << 21
-_BATCH_PIECES = 4096
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,30 +19,47 @@ class EncodedPiece:
     """A piece with its ids; the end-of-text token is not among them."""
 
     piece: Piece
-    ids: list[int]
+    ids: NDArray[Any]
+    """Unsigned integers, shape [tokens]."""
     num_bytes: int
     """UTF-8 bytes of the text that was encoded."""
 
 
-def encode_pieces(tokenizer: Tokenizer, pieces: Iterable[Piece]) -> Iterator[EncodedPiece]:
+def encode_pieces(tokenizer: Tokenizer, pieces: Sequence[Piece]) -> Iterator[EncodedPiece]:
     """The pieces in their order, encoded.
 
     Documents begin with the beginning token where the tokenizer asks for one (Llama-2's), as prompts will. Plain text
     never becomes a special token, whatever it spells; in conversations the markers of the chat template do.
     """
-    adds_bos = tokenizer.adds_bos
-    for batch in _batches(pieces):
-        texts = [_encoded_text(tokenizer, piece) for piece in batch]
-        ids: dict[int, list[int]] = {}
-        groups: dict[tuple[bool, bool], list[int]] = {}
-        for row, piece in enumerate(batch):
-            is_chat = piece.messages is not None
-            groups.setdefault((adds_bos and piece.begins and not is_chat, is_chat), []).append(row)
-        for (bos, special), rows in groups.items():
-            encoded = tokenizer.encode_batch([texts[row] for row in rows], bos=bos, special=special)
-            ids.update(zip(rows, encoded, strict=True))
-        for row, piece in enumerate(batch):
-            yield EncodedPiece(piece, ids[row], len(texts[row].encode()))
+    texts = [_encoded_text(tokenizer, piece) for piece in pieces]
+    groups: dict[tuple[bool, bool], list[int]] = {}
+    for row, piece in enumerate(pieces):
+        is_chat = piece.messages is not None
+        groups.setdefault((tokenizer.adds_bos and piece.begins and not is_chat, is_chat), []).append(row)
+    ids: dict[int, NDArray[Any]] = {}
+    for (bos, special), rows in groups.items():
+        encoded = _encode(tokenizer, [texts[row] for row in rows], bos, special)
+        ids.update(zip(rows, encoded, strict=True))
+    for row, piece in enumerate(pieces):
+        text = texts[row]
+        yield EncodedPiece(piece, ids[row], len(text) if text.isascii() else len(text.encode()))
+
+
+def _encode(tokenizer: Tokenizer, texts: Sequence[str], bos: bool, special: bool) -> Iterator[NDArray[Any]]:
+    encode_array: Callable[[str], NDArray[Any]] | None = getattr(tokenizer, "encode_array", None)
+    if encode_array is not None and not special:
+        prefix = [tokenizer.bos_id] if bos else []
+        for text in texts:
+            ids = encode_array(text)
+            yield np.concatenate([np.array(prefix, ids.dtype), ids]) if prefix else ids
+        return
+    if tokenizer.kind == "pretrained":
+        # Its engine takes about as long for a call as for a short text.
+        lists = iter(tokenizer.encode_batch(texts, bos=bos, special=special))
+    else:
+        lists = (tokenizer.encode(text, bos=bos, special=special) for text in texts)
+    for numbers in lists:
+        yield np.array(numbers, np.uint32)
 
 
 def _encoded_text(tokenizer: Tokenizer, piece: Piece) -> str:
@@ -58,16 +76,3 @@ def _encoded_text(tokenizer: Tokenizer, piece: Piece) -> str:
         )
         text = render_chat(tokenizer.chat_template, piece.messages, bos_token=bos, eos_token=eos)
     return text + piece.separator if tokenizer.eos_id is None else text
-
-
-def _batches(pieces: Iterable[Piece]) -> Iterator[list[Piece]]:
-    batch: list[Piece] = []
-    characters = 0
-    for piece in pieces:
-        batch.append(piece)
-        characters += len(piece.text)
-        if characters >= _BATCH_CHARACTERS or len(batch) >= _BATCH_PIECES:
-            yield batch
-            batch, characters = [], 0
-    if batch:
-        yield batch

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
@@ -13,6 +13,9 @@ from smidgen.runtime.errors import DataError
 
 MANIFEST_NAME = "dataset.json"
 FORMAT_VERSION = 1
+
+_LATER_FIELDS = {"bad_input", "cleaning", "mixture"}
+"""Left out by the first writers of this version."""
 
 SplitName = Literal["train", "val"]
 TokenType = Literal["uint16", "uint32"]
@@ -43,7 +46,12 @@ class SourceRecord:
     bytes: int | None
     """Size of a file; None for a generator."""
     digest: str
-    """sha256 of a file's bytes; for a generator, of what decides its text."""
+    """sha256 over a file's bytes, by blocks (`sources.Digest`); for a generator, of what decides its text."""
+    documents: int = 0
+    """Documents that came from it, after cleaning."""
+    tokens: int = 0
+    text_bytes: int = 0
+    """UTF-8 bytes of their text."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,6 +68,12 @@ class Manifest:
     sources: tuple[SourceRecord, ...]
     options: dict[str, Any]
     """What was asked of `prepare`, without names of files."""
+    bad_input: dict[str, Any] = field(default_factory=dict)
+    """Records that gave no document, by kind: `count` and the first `examples` with source, position and message."""
+    cleaning: dict[str, Any] = field(default_factory=dict)
+    """`drops` by rule (documents, bytes, samples) and `edits` by name; see `cleaning.Tally`."""
+    mixture: list[dict[str, Any]] = field(default_factory=list)
+    """Of weighted sources: weight, tokens they have, how often they were taken, tokens that makes."""
 
     @property
     def fingerprint(self) -> str:
@@ -92,7 +106,7 @@ class Manifest:
 
     @classmethod
     def _from_tree(cls, tree: Mapping[str, Any]) -> Manifest:
-        fields = {name: tree[name] for name in cls.__dataclass_fields__}
+        fields = {name: tree[name] for name in cls.__dataclass_fields__ if name in tree or name not in _LATER_FIELDS}
         if fields["dtype"] not in {"uint16", "uint32"}:
             raise ValueError(f"dtype {fields['dtype']!r}")
         fields["splits"] = {name: _shards(tree["splits"][name]) for name in ("train", "val")}

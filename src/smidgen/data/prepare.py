@@ -1,31 +1,40 @@
-"""From text to a dataset folder: survey the sources, train or load the tokenizer, encode, write, publish."""
+"""From text to a dataset folder: read the sources, train or load the tokenizer, encode on all cores, publish."""
 
 from __future__ import annotations
 
+import errno
+import json
 import logging
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack
-from dataclasses import dataclass
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
+from smidgen.data.cleaning import DuplicateFilter, make_cleaner
 from smidgen.data.dataset import TOKENIZER_FOLDER, Dataset
-from smidgen.data.documents import Piece, TextUnit
-from smidgen.data.encoding import encode_pieces
-from smidgen.data.holdout import Holdout, Survey
-from smidgen.data.manifest import (
-    MANIFEST_NAME,
-    Manifest,
-    ShardRecord,
-    SourceRecord,
-    SplitName,
-    TokenType,
-    digest_of_request,
+from smidgen.data.documents import Piece
+from smidgen.data.holdout import Routing, Survey, usual_limit
+from smidgen.data.manifest import Manifest, SourceRecord, digest_of, digest_of_request
+from smidgen.data.pipeline.files import write_whole
+from smidgen.data.pipeline.finishing import (
+    PartDescription,
+    TokenizerFacts,
+    check_documents,
+    no_text,
+    source_records,
+    weigh,
+    write_manifest,
+    write_part,
 )
-from smidgen.data.sources import Source, open_sources
-from smidgen.data.writing import ShardWriter, check_replaceable, replaced_folder
+from smidgen.data.pipeline.journal import Journal, encode_all
+from smidgen.data.pipeline.plan import Plan, scan
+from smidgen.data.pipeline.pool import Pool
+from smidgen.data.pipeline.request import Request
+from smidgen.data.pipeline.sinks import DatasetSink, PartSink, Sink, SourceTotals, Totals
+from smidgen.data.pipeline.worker import Job
+from smidgen.data.sources import CHUNK_BYTES, STORYWORLD, Source, open_sources
+from smidgen.data.writing import Interrupted, check_replaceable, empty_folder, partial_folder, publish
 from smidgen.runtime.errors import DataError
 from smidgen.runtime.protocols import Tokenizer
 
@@ -38,7 +47,13 @@ DEFAULT_VOCAB_SIZE = 4096
 """Ids trained when `tokenizer.vocab_size` is left out: enough for a small corpus, and small heads."""
 
 Progress = Callable[[str, int, int], None]
-"""Told (stage, bytes of text done, bytes in all) often; stages are `reading`, `training the tokenizer`, `encoding`."""
+"""Told (stage, bytes done, bytes in all) often; stages are `reading`, `training the tokenizer`, `encoding`."""
+
+_FULL_DISK = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+_BYTES_A_WORKER = 2 * CHUNK_BYTES
+"""Below this much text, starting a process costs more than it saves."""
+
+_WORK, _PLAN, _PART = "work", "plan.json", "part"
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,83 +66,352 @@ class Prepared:
     """The folder was there, made of the same sources with the same options; nothing was done."""
 
 
+@dataclass(frozen=True, slots=True)
+class PreparedPart:
+    """The outcome of `prepare_part`."""
+
+    path: Path
+    description: PartDescription
+    totals: Totals | None
+    """None for a part that was there already."""
+
+
 def prepare(
     sources: Sequence[str | Path],
     out: str | Path,
     tokenizer: TokenizerConfig,
     *,
-    split_documents: TextUnit | None = None,
-    field: str | None = None,
-    documents: int | None = None,
-    holdout: Holdout | None = None,
-    seed: int = 0,
     overwrite: bool = False,
     progress: Progress | None = None,
+    **request: Any,
 ) -> Prepared:
-    """Turn text into the dataset folder `out`; the same input gives the same bytes.
+    """Turn text into the dataset folder `out`; the same input gives the same bytes, on however many cores.
 
-    sources: files, folders, globs, or `storyworld`; see `sources.find_files`.
+    sources: files, folders, globs, `-` (standard input), `hf:owner/name`, or `storyworld`; see `sources.open_sources`.
     tokenizer: with a path it is loaded, else trained, on the training documents only (characters: the alphabet of
         all documents, as nanoGPT does).
-    split_documents: what a document of a text file is; the whole file if None. JSON Lines hold one a line.
-    field: field of JSON Lines that holds the text; `text` if None.
-    documents: training documents to draw from storyworld.
-    holdout: how validation documents are chosen.
-    seed: of the choice of validation documents, and of storyworld.
     overwrite: replace a dataset folder that was made of other sources or options.
+    request: the fields of `pipeline.request.Request`.
 
     Each document ends with the tokenizer's end-of-text token. A tokenizer without one (characters) sees documents
     followed by what separated them in the file, so that their ids are those of the file.
 
     Raises DataError and TokenizerError naming file and line, value, and remedy. Whatever happens, `out` is either
-    whole or as it was before.
+    whole or as it was before. A run that was killed or interrupted leaves its work in a hidden folder beside `out`;
+    the same call goes on from there.
     """
-    if not 0 <= seed < 1 << 64:
-        raise DataError(f"--seed {seed}: use a whole number from 0 to 2**64 - 1")
-    holdout = holdout or Holdout()
-    report = progress or (lambda stage, done, total: None)
-    target = Path(out)
-    replaces = check_replaceable(target)
-    opened = open_sources(
-        sources, split_documents=split_documents, field=field, documents=documents, holdout=holdout, seed=seed
-    )
-    loaded = _load(tokenizer)
-    records = tuple(source.record() for source in opened)
-    options = {
-        "tokenizer": _requested(tokenizer, loaded),
-        "split_documents": split_documents or "file",
-        "field": field or "text",
-        "val_fraction": holdout.fraction,
-        "val_documents": holdout.documents,
-        "val_split": holdout.method,
-        "seed": seed,
-    }
-    if replaces and not overwrite:
-        return _existing(target, digest_of_request(records, options))
-
-    survey = _survey(opened, holdout, seed, records, report)
-
-    def pieces() -> Iterator[Piece]:
-        return survey.route(piece for source in opened for piece in source.pieces())
-
-    used = loaded or _train(tokenizer, pieces, survey.bytes, report)
-    with replaced_folder(target) as folder:
-        manifest = _write(folder, used, pieces(), records, options, survey.bytes, report)
-    return Prepared(Dataset.open(target), manifest, already_prepared=False)
+    run = _Run(sources, Path(out), tokenizer, Request(**request), progress, None)
+    replaces = check_replaceable(run.target)
+    with run.working() as folder:
+        run.open(folder)
+        if replaces and not overwrite:
+            return run.existing()
+        manifest = run.make_dataset()
+        publish(folder, run.target)
+    return Prepared(Dataset.open(run.target), manifest, already_prepared=False)
 
 
-def _existing(target: Path, request: str) -> Prepared:
-    """What stands at `target`, if it is what would be made now."""
-    try:
-        manifest, dataset = Manifest.read(target), Dataset.open(target)
-    except DataError as error:
-        raise DataError(f"--out {target}: holds a damaged dataset, to be replaced with --overwrite: {error}") from None
-    if manifest.request != request:
-        raise DataError(
-            f"--out {target}: holds a dataset of other sources or options; "
-            "choose another --out, or replace it with --overwrite"
+def prepare_part(
+    sources: Sequence[str | Path],
+    out: str | Path,
+    tokenizer: TokenizerConfig,
+    shard: tuple[int, int],
+    *,
+    overwrite: bool = False,
+    progress: Progress | None = None,
+    **request: Any,
+) -> PreparedPart:
+    """Do one of several equal parts of what `prepare` does; `merge_parts` makes the dataset folder of all of them.
+
+    shard: number of the part (from 0), and how many there are. tokenizer: an existing one. The rest is `prepare`'s.
+    """
+    run = _Run(sources, Path(out), tokenizer, Request(**request), progress, shard)
+    check_replaceable(run.target)
+    with run.working() as folder:
+        run.open(folder)
+        if (run.target / "part.json").exists() and not overwrite:
+            return run.existing_part()
+        part = run.make_part()
+        publish(folder, run.target)
+    return part
+
+
+class _Run:
+    """One call of `prepare` or `prepare_part`."""
+
+    def __init__(
+        self,
+        names: Sequence[str | Path],
+        target: Path,
+        tokenizer: TokenizerConfig,
+        request: Request,
+        progress: Progress | None,
+        shard: tuple[int, int] | None,
+    ) -> None:
+        self._names = [str(name) for name in names]
+        request.check(self._names, shard)
+        self.target = target
+        self._config, self._request, self._shard = tokenizer, request, shard
+        self._report: Progress = progress or (lambda stage, done, total: None)
+
+    @contextmanager
+    def working(self) -> Iterator[Path]:
+        """The hidden folder to work in."""
+        with partial_folder(self.target) as folder:
+            try:
+                yield folder
+            except OSError as error:
+                if error.errno not in _FULL_DISK:
+                    raise
+                raise Interrupted(
+                    f"{error.filename or folder}: the disk is full ({error.strerror}); free space and run the command "
+                    f"again to go on from where it stopped, or delete {folder}"
+                ) from None
+
+    def open(self, folder: Path) -> None:
+        """Find the sources, load the tokenizer if one is named, and see what an earlier run left."""
+        self._folder, self._work = folder, folder / _WORK
+        self._work.mkdir(exist_ok=True)
+        request = self._request
+        self._sources = tuple(
+            open_sources(
+                self._names,
+                request.source_options(),
+                holdout=request.holdout,
+                seed=request.seed,
+                spool=self._work / "standard-input",
+            )
         )
-    return Prepared(dataset, manifest, already_prepared=True)
+        self._tokenizer = _load(self._config)
+        if self._shard is not None and self._tokenizer is None:
+            raise DataError("--shard: all parts need one tokenizer; train it first and name it with --tokenizer.path")
+        self._cleaner = None if request.cleaning is None else make_cleaner(request.cleaning)
+        self._options = {"tokenizer": _requested(self._config, self._tokenizer), **request.options(self._names)}
+        if self._cleaner is not None and self._cleaner.active:
+            self._options["cleaning"] = self._cleaner.fingerprint
+
+    def existing(self) -> Prepared:
+        """What stands at the target, if it is what would be made now."""
+        try:
+            manifest, dataset = Manifest.read(self.target), Dataset.open(self.target)
+        except DataError as error:
+            raise DataError(
+                f"--out {self.target}: holds a damaged dataset, to be replaced with --overwrite: {error}"
+            ) from None
+        records = [SourceRecord(source.name, source.size, source.digest()) for source in self._sources]
+        if manifest.request != digest_of_request(records, self._options):
+            raise DataError(
+                f"--out {self.target}: holds a dataset of other sources or options; "
+                "choose another --out, or replace it with --overwrite"
+            )
+        return Prepared(dataset, manifest, already_prepared=True)
+
+    def existing_part(self) -> PreparedPart:
+        """The part that stands at the target, if it is what would be made now."""
+        found = PartDescription.read(self.target)
+        names = [(source.name, source.size) for source in self._sources]
+        same = found.shard == self._shard and found.options == self._options
+        if not same or [(source[0], source[2]) for source in found.sources] != names:
+            raise DataError(
+                f"--out {self.target}: holds a part of another job; choose another --out, or add --overwrite"
+            )
+        return PreparedPart(self.target, found, None)
+
+    def make_dataset(self) -> Manifest:
+        """Fill the folder with a dataset."""
+        request = self._request
+        states = self._begin()
+        weighted = bool(request.weights)
+
+        def open_sink(state: dict[str, Any] | None) -> DatasetSink | PartSink:
+            if weighted:
+                return PartSink(self._work / _PART, len(self._sources), state)
+            return self._dataset_sink(state)
+
+        sink, plan, _ = self._encode(open_sink, (0, 1))
+        totals: Totals = sink.totals
+        names = [source.name for source in self._sources]
+        check_documents(names, totals)
+        mixture = []
+        if isinstance(sink, PartSink):
+            sink.close()
+            dataset = self._dataset_sink(None)
+            arguments = [source.argument for source in self._sources]
+            mixture = weigh(self._work / _PART, self._facts, arguments, request.weights, dataset)
+        else:
+            assert isinstance(sink, DatasetSink)
+            dataset = sink
+        self._check_unchanged(states)
+        records = source_records(self._sources, totals, plan.stops)
+        manifest = write_manifest(self._folder, self._facts, dataset, totals, records, self._options, mixture)
+        empty_folder(self._work)
+        self._work.rmdir()
+        return manifest
+
+    def make_part(self) -> PreparedPart:
+        """Fill the folder with a part."""
+        assert self._shard is not None
+        states = self._begin()
+
+        def open_sink(state: dict[str, Any] | None) -> PartSink:
+            return PartSink(self._folder, len(self._sources), state)
+
+        sink, plan, chunks = self._encode(open_sink, self._shard)
+        assert isinstance(sink, PartSink)
+        self._check_unchanged(states)
+        description = write_part(
+            self._folder,
+            self._facts,
+            sink,
+            self._sources,
+            self._shard,
+            chunks,
+            self._options,
+            self._request.weights,
+            plan.stops,
+        )
+        empty_folder(self._work)
+        self._work.rmdir()
+        return PreparedPart(self.target, description, sink.totals)
+
+    def _begin(self) -> list[str]:
+        """Keep what an earlier run of the same job left, remove anything else; gives the sources' states."""
+        states = [_state(source) for source in self._sources]
+        names = [[source.name, source.argument] for source in self._sources]
+        identity = digest_of([CHUNK_BYTES, names, states, self._options, self._shard, self._request.strict])
+        self._journal = Journal(self._work, identity)
+        if not self._journal.read():
+            empty_folder(self._folder, keep=_WORK)
+            for entry in self._work.iterdir():
+                if entry.name != "standard-input":
+                    _remove(entry)
+            self._journal.write({"stage": "begun"})
+        return states
+
+    def _check_unchanged(self, states: Sequence[str]) -> None:
+        for source, state in zip(self._sources, states, strict=True):
+            if _state(source) != state:
+                raise DataError(f"{source.name}: changed while it was read; run again when nothing writes to it")
+
+    def _dataset_sink(self, state: dict[str, Any] | None) -> DatasetSink:
+        return DatasetSink(
+            self._folder, self._work, self._facts.numpy, self._request.shard_tokens, len(self._sources), state
+        )
+
+    def _encode(
+        self, open_sink: Callable[[dict[str, Any] | None], Any], shard: tuple[int, int]
+    ) -> tuple[Any, Plan, int]:
+        """Everything from the first reading to the last token; gives the sink, the plan and the number of chunks."""
+        request = self._request
+        job = Job(self._sources, request.holdout, request.seed, request.strict, request.cleaning)
+        plan = self._plan(job)
+        tokenizer = self._tokenizer or self._trained(job, plan)
+        self._facts = TokenizerFacts.of(tokenizer)
+        folder = self._folder / TOKENIZER_FOLDER
+        if not folder.exists():
+            tokenizer.save(self._work / TOKENIZER_FOLDER)
+            (self._work / TOKENIZER_FOLDER).rename(folder)
+        job = replace(job, tokenizer=folder, dtype=self._facts.dtype, routing=plan.routing)
+        surveyed = plan.survey is not None
+        with Pool(job, self._workers(), tokenizer) as pool:
+            sink, chunks = encode_all(pool, job, plan, self._work, self._journal, {}, open_sink, shard, self._report)
+        if shard == (0, 1) and not surveyed and _is_one_sided(sink):
+            # By chance all documents fell on one side, as happens to a few: now the choice looks at all of them.
+            sink.close()
+            self._journal.write({"stage": "begun"})
+            (self._work / _PLAN).unlink(missing_ok=True)
+            plan = self._surveyed(replace(job, routing=None), plan)
+            job = replace(job, routing=plan.routing)
+            with Pool(job, self._workers(), tokenizer) as pool:
+                sink, chunks = encode_all(
+                    pool, job, plan, self._work, self._journal, {}, open_sink, shard, self._report
+                )
+        return sink, plan, chunks
+
+    def _workers(self) -> int:
+        if self._request.workers is not None:
+            return self._request.workers
+        from smidgen.tokenization.parallel import usable_cores
+
+        sizes = [source.size for source in self._sources if source.name != STORYWORLD]
+        if None in sizes:
+            return usable_cores()
+        return max(1, min(usable_cores(), sum(size or 0 for size in sizes) // _BYTES_A_WORKER))
+
+    def _plan(self, job: Job) -> Plan:
+        """What to do with which chunk; read from an earlier run's file if it is there."""
+        path = self._work / _PLAN
+        empty = Survey(self._request.holdout, self._request.seed)
+        if path.exists():
+            return Plan.from_json(json.loads(path.read_bytes()), empty)
+        plan = Plan()
+        limits, rules = self._request.limits, self._request.cleaning
+        finds_duplicates = rules is not None and (
+            rules.duplicates.documents or rules.duplicates.paragraphs or rules.duplicates.near
+        )
+        if limits or finds_duplicates:
+            with Pool(job, self._workers()) as pool:
+                if finds_duplicates:
+                    assert rules is not None
+                    with DuplicateFilter(rules.duplicates, self._work) as duplicates:
+                        plan = scan(pool, job, self._work, plan, self._report, limits, duplicates)
+                else:
+                    plan = scan(pool, job, self._work, plan, self._report, limits, None)
+        if self._needs_survey():
+            return self._surveyed(job, plan)
+        holdout = self._request.holdout
+        plan.routing = Routing("hash", self._request.seed, limit=usual_limit(holdout))
+        plan.places, plan.survey = [], None
+        write_whole(path, plan.to_json())
+        return plan
+
+    def _needs_survey(self) -> bool:
+        """Whether the split, or the training of a tokenizer, depends on the whole corpus."""
+        holdout = self._request.holdout
+        single = len(self._sources) == 1 and getattr(self._sources[0], "unit", None) == "file"
+        return self._tokenizer is None or holdout.method == "tail" or holdout.documents is not None or single
+
+    def _surveyed(self, job: Job, plan: Plan) -> Plan:
+        """The plan with the split that counting all documents gives."""
+        with Pool(job, self._workers()) as pool:
+            plan = scan(pool, job, self._work, plan, self._report, self._request.limits, None)
+        assert plan.survey is not None
+        if plan.survey.all_documents == 0:
+            raise no_text([source.name for source in self._sources], Totals([SourceTotals()], plan.bad, plan.tally))
+        plan.survey.check()
+        plan.routing = plan.survey.routing()
+        write_whole(self._work / _PLAN, plan.to_json())
+        return plan
+
+    def _trained(self, job: Job, plan: Plan) -> Tokenizer:
+        """A new tokenizer, or the one that an earlier run trained."""
+        folder = self._folder / TOKENIZER_FOLDER
+        if folder.exists():
+            from smidgen.tokenization import load_tokenizer
+
+            return load_tokenizer(folder)
+        assert plan.survey is not None
+        job = replace(job, routing=plan.routing)
+        with Pool(job, self._workers()) as pool:
+            blocks = pool.map("texts", plan.tasks(job.sources, self._work))
+            pieces = (piece for block in blocks for piece in block)
+            return _train(self._config, pieces, plan.survey.bytes, self._report)
+
+
+def _state(source: Source) -> str:
+    return source.digest() if source.argument == "-" else source.state()
+
+
+def _is_one_sided(sink: Sink) -> bool:
+    return any(source.documents for source in sink.totals.sources) and len(sink.totals.splits) < 2
+
+
+def _remove(entry: Path) -> None:
+    if entry.is_dir():
+        empty_folder(entry)
+        entry.rmdir()
+    else:
+        entry.unlink()
 
 
 def _load(config: TokenizerConfig) -> Tokenizer | None:
@@ -154,42 +438,14 @@ def _requested(config: TokenizerConfig, loaded: Tokenizer | None) -> dict[str, A
     return {"kind": config.kind, "vocab_size": config.vocab_size}
 
 
-def _survey(
-    sources: Sequence[Source], holdout: Holdout, seed: int, records: Sequence[SourceRecord], report: Progress
-) -> Survey:
-    """Read everything once: bad input is found before any long work, and the choice of held-out documents is made."""
-    survey = Survey(holdout, seed)
-    total = sum(record.bytes or 0 for record in records)
-    finished = 0
-    for source, record in zip(sources, records, strict=True):
-        documents, text_bytes = survey.all_documents, survey.bytes
-        for piece in source.pieces():
-            survey.add(piece)
-            # Text is shorter than the JSON that holds it, so a file may end before its share is counted.
-            done = finished + survey.bytes - text_bytes
-            report("reading", done if record.bytes is None else min(done, finished + record.bytes), max(total, done))
-        finished += record.bytes or 0
-        if survey.all_documents == documents:
-            logger.warning("%s: holds no text", record.name)
-    if survey.all_documents == 0:
-        raise DataError(f"{records[0].name}: holds no text{_others(records)}; name a source that does")
-    survey.check()
-    report("reading", total or survey.bytes, total or survey.bytes)
-    return survey
-
-
-def _others(records: Sequence[SourceRecord]) -> str:
-    return f", nor do the other {len(records) - 1} files" if len(records) > 1 else ""
-
-
-def _train(config: TokenizerConfig, pieces: Callable[[], Iterator[Piece]], total: int, report: Progress) -> Tokenizer:
+def _train(config: TokenizerConfig, pieces: Iterator[Piece], total: int, report: Progress) -> Tokenizer:
     from smidgen.tokenization import train_tokenizer
 
     def texts() -> Iterator[str]:
         done = 0
-        for piece in pieces():
+        for piece in pieces:
             done += len(piece.text.encode())
-            report("training the tokenizer", done, total)
+            report("training the tokenizer", min(done, total), total)
             if config.kind == "characters":
                 yield piece.text + piece.separator
             elif piece.split == "train":
@@ -200,44 +456,3 @@ def _train(config: TokenizerConfig, pieces: Callable[[], Iterator[Piece]], total
     if vocab_size is None and config.kind != "characters":
         vocab_size = DEFAULT_VOCAB_SIZE
     return train_tokenizer(config.kind, texts(), vocab_size)
-
-
-def _write(
-    folder: Path,
-    tokenizer: Tokenizer,
-    pieces: Iterator[Piece],
-    records: tuple[SourceRecord, ...],
-    options: dict[str, Any],
-    total: int,
-    report: Progress,
-) -> Manifest:
-    dtype: TokenType = "uint16" if tokenizer.vocab_size <= 1 << 16 else "uint32"
-    names: tuple[SplitName, ...] = ("train", "val")
-    with ExitStack() as stack:
-        writers = {
-            name: stack.enter_context(ShardWriter(folder, name, np.dtype(dtype).newbyteorder("<"), tokenizer.eos_id))
-            for name in names
-        }
-        done = 0
-        for encoded in encode_pieces(tokenizer, pieces):
-            split = encoded.piece.split
-            assert split is not None, "the survey routes every piece"
-            writers[split].append(encoded.ids, encoded.num_bytes, encoded.piece.ends)
-            done += len(encoded.piece.text.encode())
-            report("encoding", done, total)
-        splits: dict[SplitName, tuple[ShardRecord, ...]] = {
-            name: (writer.finish(),) for name, writer in writers.items()
-        }
-    manifest = Manifest(
-        dtype=dtype,
-        vocab_size=tokenizer.vocab_size,
-        tokenizer_kind=tokenizer.kind,
-        tokenizer_fingerprint=tokenizer.fingerprint,
-        eos_id=tokenizer.eos_id,
-        splits=splits,
-        sources=records,
-        options=options,
-    )
-    tokenizer.save(folder / TOKENIZER_FOLDER)
-    (folder / MANIFEST_NAME).write_text(manifest.to_json(), encoding="utf-8")
-    return manifest

@@ -1,112 +1,84 @@
-"""Token files being written, and folders that appear whole or not at all."""
+"""Folders that appear whole or not at all, and whose making can be interrupted."""
 
 from __future__ import annotations
 
 import fcntl
-import hashlib
 import os
 import re
 import shutil
-from array import array
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from types import TracebackType
-from typing import Any
 
-import numpy as np
-
-from smidgen.data.manifest import MANIFEST_NAME, ShardRecord, SplitName
+from smidgen.data.manifest import MANIFEST_NAME
 from smidgen.runtime.errors import DataError
 
-_OWN_FILES = re.compile(r"dataset\.json|tokenizer|(train|val)-\d{5}\.(bin|offsets\.npy)")
+_OWN_FILES = re.compile(
+    r"dataset\.json|tokenizer|(train|val)-\d{5}\.(bin|offsets\.npy)|part\.json|tokens\.bin|documents\.bin|units\.jsonl"
+)
 
 
-class ShardWriter:
-    """Appends documents to one token file and writes its offsets at the end."""
-
-    def __init__(self, folder: Path, split: SplitName, dtype: np.dtype[Any], eos_id: int | None) -> None:
-        self._folder = folder
-        self._stem = f"{split}-00000"
-        self._dtype = dtype
-        self._eos = [] if eos_id is None else [eos_id]
-        self._file = (folder / f"{self._stem}.bin").open("wb")
-        self._digest = hashlib.sha256()
-        self._offsets = array("q", [0])
-        self._tokens = 0
-        self._bytes = 0
-
-    def __enter__(self) -> ShardWriter:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        self._file.close()
-
-    @property
-    def tokens(self) -> int:
-        return self._tokens
-
-    def append(self, ids: Sequence[int], num_bytes: int, ends: bool) -> None:
-        """The ids of a document or of a part of it; `ends` closes it with the end-of-text token, if there is one.
-
-        A document without any id (its text vanished in the tokenizer) leaves no trace.
-        """
-        block = np.array([*ids, *self._eos] if ends and self._eos else ids, self._dtype).tobytes()
-        self._file.write(block)
-        self._digest.update(block)
-        self._tokens += len(block) // self._dtype.itemsize
-        self._bytes += num_bytes
-        if ends and self._tokens > self._offsets[-1]:
-            self._offsets.append(self._tokens)
-
-    def finish(self) -> ShardRecord:
-        """Close the token file, write the offsets, and describe both."""
-        self._file.close()
-        offsets = f"{self._stem}.offsets.npy"
-        np.save(self._folder / offsets, np.frombuffer(self._offsets, np.int64), allow_pickle=False)
-        return ShardRecord(
-            file=f"{self._stem}.bin",
-            offsets=offsets,
-            tokens=self._tokens,
-            documents=len(self._offsets) - 1,
-            bytes=self._bytes,
-            sha256=self._digest.hexdigest(),
-        )
+class Interrupted(DataError):
+    """The work stopped, and can go on from where it was: the disk is full, or a process was lost."""
 
 
 @contextmanager
-def replaced_folder(target: Path) -> Iterator[Path]:
-    """A new, empty folder that takes the place of `target` when the block ends, and vanishes when it raises.
+def partial_folder(target: Path) -> Iterator[Path]:
+    """The folder that will take the place of `target` (`publish`), with what an interrupted process left in it.
 
-    It stands beside the target, is locked against a second writer, and is brought to the disk before the rename. What
-    a killed process left there is removed first. Raises DataError while another process writes the same target.
+    It stands beside the target and is locked against a second writer. It vanishes with the block, unless the block was
+    interrupted: by the user, a full disk, or a lost process. Raises DataError while another process writes the same
+    target.
     """
     target = Path(os.path.abspath(target))
-    target.parent.mkdir(parents=True, exist_ok=True)
     partial = target.with_name(f".{target.name}.partial")
-    replaced = target.with_name(f".{target.name}.replaced")
-    partial.mkdir(exist_ok=True)
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        partial.mkdir(exist_ok=True)
+    except OSError as error:
+        raise DataError(f"--out {target}: {error.strerror}; choose another --out") from None
     lock = os.open(partial, os.O_RDONLY)
+    keep = False
     try:
         _lock(lock, partial, target)
-        _recover(target, replaced)
-        _empty(partial)
         try:
+            _recover(target, target.with_name(f".{target.name}.replaced"))
             yield partial
-            _sync_tree(partial)
-            if target.exists():
-                target.rename(replaced)
-            partial.rename(target)
-            _sync_folder(target.parent)
-        except BaseException:
-            shutil.rmtree(partial, ignore_errors=True)
-            _recover(target, replaced)
+        except (KeyboardInterrupt, Interrupted):
+            keep = True
             raise
-        shutil.rmtree(replaced, ignore_errors=True)
+        finally:
+            if not keep:
+                shutil.rmtree(partial, ignore_errors=True)
     finally:
         os.close(lock)
+
+
+def publish(partial: Path, target: Path) -> None:
+    """Bring the folder to the disk and put it in the place of `target`, at once."""
+    target = Path(os.path.abspath(target))
+    replaced = target.with_name(f".{target.name}.replaced")
+    _sync_tree(partial)
+    try:
+        if target.exists():
+            target.rename(replaced)
+        partial.rename(target)
+        _sync_folder(target.parent)
+    except BaseException:
+        _recover(target, replaced)
+        raise
+    shutil.rmtree(replaced, ignore_errors=True)
+
+
+def empty_folder(folder: Path, keep: str | None = None) -> None:
+    """Remove everything in `folder` but the entry named `keep`."""
+    for entry in folder.iterdir():
+        if entry.name == keep:
+            continue
+        if entry.is_dir():
+            shutil.rmtree(entry)
+        else:
+            entry.unlink()
 
 
 def check_replaceable(target: Path) -> bool:
@@ -136,14 +108,6 @@ def _recover(target: Path, replaced: Path) -> None:
     if replaced.exists() and not target.exists():
         replaced.rename(target)
     shutil.rmtree(replaced, ignore_errors=True)
-
-
-def _empty(folder: Path) -> None:
-    for entry in folder.iterdir():
-        if entry.is_dir():
-            shutil.rmtree(entry)
-        else:
-            entry.unlink()
 
 
 def _sync_tree(folder: Path) -> None:

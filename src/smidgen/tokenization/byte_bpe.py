@@ -12,9 +12,12 @@ from collections.abc import Iterable
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from smidgen.runtime.chat_template import DEFAULT_CHAT_TEMPLATE
 from smidgen.runtime.errors import TokenizerError
-from smidgen.tokenization.base import ByteTokensMixin
+from smidgen.tokenization.base import ByteTokensMixin, check_text
 from smidgen.tokenization.byte_alphabet import to_bytes
 from smidgen.tokenization.byte_bpe_files import Document, document_of, first_added_token, parse
 from smidgen.tokenization.files import TOKENIZER_JSON
@@ -114,11 +117,21 @@ class ByteBPETokenizer(ByteTokensMixin):
         return ids
 
     def _encode_ordinary(self, text: str) -> list[int]:
-        doubtful = self._parts.pre_tokenizer.doubtful
-        if _has_long_whitespace(text) or (doubtful is not None and doubtful.search(text)):
+        if self._needs_slow_engine(text):
             ids: list[int] = self._slow_engine.encode(text, add_special_tokens=False).ids
             return ids
         return self._engine.encode_ordinary(text)
+
+    def encode_array(self, text: str) -> NDArray[np.uint32]:
+        """`encode(text)` as an array, without the Python integers that a list would hold: for whole corpora."""
+        check_text(text)
+        if self._needs_slow_engine(text):
+            return np.array(self._slow_engine.encode(text, add_special_tokens=False).ids, np.uint32)
+        return self._engine.encode_to_numpy(text, disallowed_special=())
+
+    def _needs_slow_engine(self, text: str) -> bool:
+        doubtful = self._parts.pre_tokenizer.doubtful
+        return _has_long_whitespace(text) or (doubtful is not None and doubtful.search(text) is not None)
 
     def _identity(self) -> Any:
         merges = [f"{left} {right}" for left, right in self._parts.merges]
