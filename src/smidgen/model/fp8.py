@@ -112,7 +112,7 @@ def use_fp8(module: nn.Module, recipe: Recipe, device: torch.device) -> Conversi
             continue
         reason = _reason_to_keep(child, recipe)
         if reason is None:
-            child.quantizer = _quantizer(recipe, child.quantizer, device)
+            child.quantizer = _quantizer(recipe, child, device)
             converted.append(name)
         else:
             kept.append((name, reason))
@@ -133,13 +133,14 @@ def _reason_to_keep(linear: Linear, recipe: Recipe) -> str | None:
     return None
 
 
-def _quantizer(recipe: Recipe, present: Quantizer, device: torch.device) -> Quantizer:
+def _quantizer(recipe: Recipe, linear: Linear, device: torch.device) -> Quantizer:
     match recipe:
         case "fp8_tensorwise":
             return TensorwiseFP8()
         case "fp8_delayed":
-            return DelayedFP8().to(device)
+            return DelayedFP8().to(device).train(linear.training)
         case "fp8_block":
+            present = linear.quantizer
             return BlockFP8Products(isinstance(present, BlockFP8) and present.power_of_two_scales)
 
 
