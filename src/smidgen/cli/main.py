@@ -23,6 +23,8 @@ COMMANDS = {
     "generate": "continue a prompt",
     "chat": "talk to a model in the terminal",
     "plot": "draw the curves of a run",
+    "report": "write one HTML page on a run, or on several side by side",
+    "track": "send a run's figures to TensorBoard, Weights & Biases or trackio",
 }
 """Every subcommand with its summary. Each is a module of this package with `configure(parser)` and `run(args) -> int`;
 one whose `OVERRIDES` is true takes dotted configuration overrides, found in `args.overrides`."""

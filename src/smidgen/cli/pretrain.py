@@ -32,7 +32,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    from smidgen.cli.progress import training_progress
+    from smidgen.cli.observers import training_observers
     from smidgen.training.pretraining import pretrain
 
     run_path = Path(args.run) if args.run else _default_run(args.config)
@@ -40,8 +40,8 @@ def run(args: argparse.Namespace) -> int:
         args.overrides += ["--training.max_time", args.max_time]
     config = _with_data_of_run(_load(args.config, args.overrides), run_path)
     _check_vocab_size(config, args.overrides)
-    with training_progress() as progress:
-        summary = pretrain(config, run_path, progress)
+    with training_observers(config, run_path) as observer:
+        summary = pretrain(config, run_path, observer)
     _print(summary)
     return 0 if summary.stopped_by is None else 128 + summary.stopped_by
 
@@ -107,4 +107,4 @@ def _print(summary: Summary) -> None:
     if summary.steps_taken == 0:
         print(f"More steps:   smidgen pretrain {summary.run} --training.max_steps {2 * summary.steps}")
     print(f'Let it write: smidgen generate {summary.run} "Once upon a time"')
-    print(f"Curves:       smidgen plot {summary.run}")
+    print(f"Curves:       smidgen plot {summary.run}   or   smidgen report {summary.run}")

@@ -37,7 +37,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    from smidgen.cli.progress import training_progress
+    from smidgen.cli.observers import training_observers
     from smidgen.config import load_config
     from smidgen.training.pretraining import pretrain, resolve
 
@@ -52,8 +52,8 @@ def run(args: argparse.Namespace) -> int:
     assert tokenizer is not None
 
     heading(f"2. Training ({args.preset}; Ctrl-C saves, the same command goes on)")
-    with training_progress() as progress:
-        summary = pretrain(config, run_path, progress)
+    with training_observers(config, run_path) as observer:
+        summary = pretrain(config, run_path, observer)
     if summary.stopped_by is not None:
         print(f"Stopped after step {summary.steps} of {summary.total_steps}; the same command goes on.")
         return 128 + summary.stopped_by
@@ -67,7 +67,7 @@ def run(args: argparse.Namespace) -> int:
     heading(f"Done in {time.perf_counter() - begun:.0f} s. Next:")
     print(f"  smidgen chat {run_path}")
     print(f'  smidgen generate {run_path} "One day Mia Fox" --temperature 0.8')
-    print(f"  smidgen plot {run_path}")
+    print(f"  smidgen plot {run_path}      # or: smidgen report {run_path}")
     print(
         f"  smidgen pretrain gemma3-tiny --data.path {data_path} --run runs/gemma3   # another architecture, same text"
     )

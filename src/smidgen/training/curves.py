@@ -14,7 +14,7 @@ from smidgen.training.metrics import read_metrics
 
 # Okabe and Ito (2008): distinguishable to colour-blind readers.
 _COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
-_POINTS_UNSMOOTHED = 60
+POINTS_UNSMOOTHED = 60
 
 
 def draw_curves(runs: Sequence[str | Path], out: str | Path) -> None:
@@ -79,9 +79,9 @@ def _read(run: Path) -> tuple[Lines, Lines]:
 def _draw_losses(axes: Any, name: str, train: Lines, validation: Lines, colour: str, *, single: bool) -> None:
     steps, losses = _column(train, "step"), _column(train, "loss")
     label = "training" if single else f"{name}, training"
-    if len(losses) > _POINTS_UNSMOOTHED:
+    if len(losses) > POINTS_UNSMOOTHED:
         axes.plot(steps, losses, color=colour, linewidth=0.8, alpha=0.25)
-        losses = _smooth(losses, len(losses) // 40)
+        losses = smooth(losses, len(losses) // 40)
         label += ", running mean"
     axes.plot(steps, losses, color=colour, linewidth=1.6, alpha=0.9 if single else 0.6, label=label)
     if validation:
@@ -119,7 +119,7 @@ def _add_bits_per_byte(axes: Any, metrics: tuple[Lines, Lines]) -> None:
     right.set_ylabel("bits a byte")
 
 
-def _smooth(values: np.ndarray, radius: int) -> np.ndarray:
+def smooth(values: np.ndarray, radius: int) -> np.ndarray:
     """Mean over `radius` neighbours on either side; near the ends over fewer, on both sides alike."""
     sums = np.concatenate([[0.0], np.cumsum(values)])
     index = np.arange(len(values))

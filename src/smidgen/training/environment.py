@@ -20,6 +20,7 @@ _GIT_SECONDS = 5
 
 def describe_environment() -> dict[str, Any]:
     """Everything that may explain a difference between two runs; what cannot be found out is None."""
+    program = Path(sys.argv[0]).name
     return {
         "smidgen": smidgen.__version__,
         "python": platform.python_version(),
@@ -33,7 +34,7 @@ def describe_environment() -> dict[str, Any]:
         "cuda": torch.version.cuda,
         "hip": torch.version.hip,
         "git": git_commit(Path.cwd()),
-        "command": [Path(sys.argv[0]).name, *sys.argv[1:]],
+        "command": ["smidgen" if program == "__main__.py" else program, *sys.argv[1:]],
         "variables": {name: value for name, value in sorted(os.environ.items()) if name in _VARIABLES},
     }
 
