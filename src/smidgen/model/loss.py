@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -13,7 +13,14 @@ LOGITS_IN_MEMORY = 2**24
 """Logits computed at once: 64 MiB in float32."""
 
 
-def cross_entropy(hidden: Tensor, head_weight: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+class DividedHead(Protocol):
+    """A head whose rows other processes hold too: it knows how the loss of the whole is computed."""
+
+    def cross_entropy(self, hidden: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+        """As `cross_entropy` below."""
+
+
+def cross_entropy(hidden: Tensor, head_weight: Tensor | DividedHead, labels: Tensor) -> tuple[Tensor, Tensor]:
     """Summed cross-entropy of `hidden · head_weightᵀ` against `labels`, and the number of labels.
 
     hidden [N, D] in the compute dtype; head_weight [V, D], the float32 master; labels int64 [N], IGNORED for none.
@@ -21,6 +28,8 @@ def cross_entropy(hidden: Tensor, head_weight: Tensor, labels: Tensor) -> tuple[
     Softmax and sum are float32. The logits' gradient is made in the forward pass, a chunk of tokens at a time, so
     [N, V] never exists.
     """
+    if not isinstance(head_weight, Tensor):
+        return head_weight.cross_entropy(hidden, labels)
     count = (labels != IGNORED).sum()
     if torch.is_grad_enabled() and (hidden.requires_grad or head_weight.requires_grad):
         return _ChunkedCrossEntropy.apply(hidden, head_weight, labels), count

@@ -6,10 +6,13 @@ from collections.abc import Iterable, Mapping
 
 import torch
 from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
 
 from smidgen import config as settings
 from smidgen.runtime.errors import TrainingError
 from smidgen.training.lion import Lion
+from smidgen.training.parallel.gather import divided_as, local_parts, whole
+from smidgen.training.parallel.muon import DividedMuon
 from smidgen.training.schedule_free import ScheduleFreeAdamW
 
 _VOCABULARY_MATRICES = ("embed_tokens.weight", "lm_head.weight")
@@ -47,7 +50,9 @@ class MuonWithAdamW(torch.optim.Optimizer):
     """PyTorch's Muon for some matrices and AdamW for the rest, as one optimiser with one state."""
 
     def __init__(self, matrices: list[nn.Parameter], momentum: float, adamw: torch.optim.AdamW) -> None:
-        self._muon = torch.optim.Muon(matrices, lr=0.0, momentum=momentum, adjust_lr_fn="match_rms_adamw")
+        is_divided = any(isinstance(p, DTensor) for p in matrices)
+        kind = DividedMuon if is_divided else torch.optim.Muon
+        self._muon = kind(matrices, lr=0.0, momentum=momentum, adjust_lr_fn="match_rms_adamw")
         self._adamw = adamw
         for group in self._muon.param_groups:
             group["decayed"] = True
@@ -75,14 +80,15 @@ def average_and_clip(parameters: Iterable[nn.Parameter], weight: Tensor, max_nor
     """Turn summed gradients into mean ones, in place, and clip them to `max_norm` in the same pass.
 
     `weight` (no dimensions) is what the sum is divided by. Returns the norm of the mean gradient before clipping, in
-    the gradients' own type (float32), without dimensions; nothing waits for the device.
+    the gradients' own type (float32), without dimensions; nothing waits for the device. Of gradients divided over
+    ranks it is the norm of the whole.
     """
     gradients = [p.grad for p in parameters if p.grad is not None]
     scale = 1 / weight.to(gradients[0].dtype).clamp(min=1)
-    norm = torch.nn.utils.get_total_norm(gradients, foreach=True) * scale
+    norm = whole(torch.nn.utils.get_total_norm(gradients, foreach=True)) * scale
     if max_norm is not None:
         scale = scale * (max_norm / (norm + 1e-6)).clamp(max=1)
-    torch._foreach_mul_(gradients, scale)
+    torch._foreach_mul_(local_parts(gradients), scale)
     return norm
 
 
@@ -109,7 +115,7 @@ def load_optimizer_tensors(optimizer: torch.optim.Optimizer, model: nn.Module, t
             raise TrainingError(f"optimiser state {full_name} {list(value.shape)}: fits no parameter of the model")
         # Schedule-free computes with its scalars on the host: nothing waits for the device.
         on_host = isinstance(optimizer, ScheduleFreeAdamW) and not value.dim()
-        optimizer.state[parameter][key] = value if on_host else value.to(parameter.device)
+        optimizer.state[parameter][key] = value if on_host else divided_as(value, parameter)
     missing = [name for name, parameter in parameters.items() if parameter not in optimizer.state]
     if missing:
         raise TrainingError(f"optimiser state of {missing[0]}: missing; the checkpoint belongs to another model")

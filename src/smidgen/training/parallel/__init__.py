@@ -1,0 +1,24 @@
+"""Training on many ranks by torch.distributed: replicas, sharded weights, tensor parallelism, and their product."""
+
+from smidgen.training.parallel.degrees import Degrees, resolve_degrees
+from smidgen.training.parallel.gather import divided_as, is_divided, local_parts, whole, whole_model, whole_on_main
+from smidgen.training.parallel.model import Parallel, parallelize
+from smidgen.training.parallel.ranks import ProcessGroup, Ranks, joined_ranks, rank_device, world_size
+
+__all__ = [
+    "Degrees",
+    "Parallel",
+    "ProcessGroup",
+    "Ranks",
+    "divided_as",
+    "is_divided",
+    "joined_ranks",
+    "local_parts",
+    "parallelize",
+    "rank_device",
+    "resolve_degrees",
+    "whole",
+    "whole_model",
+    "whole_on_main",
+    "world_size",
+]

@@ -1,0 +1,65 @@
+"""Whole tensors out of divided ones and back: checkpoints hold whole ones, so that any number of ranks reads them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import torch
+from torch import Tensor, nn
+from torch.distributed.tensor import DTensor, distribute_tensor
+
+from smidgen.model import Decoder
+from smidgen.training.parallel.ranks import Ranks
+
+
+def is_divided(model: nn.Module) -> bool:
+    """Whether some rank holds only parts of the model's weights."""
+    return any(isinstance(parameter, DTensor) for parameter in model.parameters())
+
+
+def whole(tensor: Tensor) -> Tensor:
+    """A divided tensor gathered, on every rank that holds a part (all must call it); another as it is."""
+    return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
+
+
+def local_parts(tensors: Sequence[Tensor]) -> list[Tensor]:
+    """What this rank holds of each tensor, sharing its memory."""
+    return [tensor.to_local() if isinstance(tensor, DTensor) else tensor for tensor in tensors]
+
+
+def divided_as(tensor: Tensor, parameter: Tensor) -> Tensor:
+    """A whole tensor, equal on every rank, on the device of `parameter` and divided as it is.
+
+    One without dimensions, such as a count of steps, stays whole.
+    """
+    tensor = tensor.to(parameter.device)
+    if isinstance(parameter, DTensor) and tensor.dim():
+        return distribute_tensor(tensor, parameter.device_mesh, parameter.placements, src_data_rank=None)
+    return tensor
+
+
+@torch.no_grad()
+def whole_on_main(tensors: Mapping[str, Tensor], ranks: Ranks) -> dict[str, Tensor]:
+    """Copies on the CPU of divided and other tensors, one at a time, for the main rank; nothing for the rest."""
+    gathered = {}
+    for name, tensor in tensors.items():
+        complete = whole(tensor.detach())
+        if ranks.is_main:
+            gathered[name] = complete.to("cpu", copy=True)
+    return gathered
+
+
+@torch.no_grad()
+def whole_model(model: Decoder, ranks: Ranks) -> Decoder | None:
+    """The model whole, for the main rank to save; None on the others. An undivided model is itself, not a copy.
+
+    Every rank must call it.
+    """
+    if not is_divided(model):
+        return model if ranks.is_main else None
+    tensors = whole_on_main(dict(model.named_parameters()), ranks)
+    if not ranks.is_main:
+        return None
+    complete = Decoder(model.config)
+    complete.load_state_dict(tensors)
+    return complete.train(model.training)

@@ -1,0 +1,166 @@
+"""A decoder divided over the ranks, and the loss whose gradients add up over them.
+
+Gradients are sums over ranks, never means: the loop divides them by the weight of the loss, summed over ranks too.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any, TypeVar, cast
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.distributed.fsdp import FSDPModule, fully_shard
+from torch.distributed.tensor import DTensor
+from torch.nn.parallel import DistributedDataParallel
+
+from smidgen.model import Decoder
+from smidgen.training.objectives import Batch, Loss
+from smidgen.training.parallel.ranks import DATA, SHARD, TENSOR, ProcessGroup, Ranks
+from smidgen.training.parallel.tensor import TensorParallelModel
+
+Function = TypeVar("Function", bound=Callable)
+LossFunction = Callable[[Decoder, Batch], Loss]
+Compiler = Callable[[Function], Function]
+
+
+class Parallel:
+    """One process, the whole model. It is an `Objective`: the loop calls it where it would call the task's own."""
+
+    def __init__(self, loss: LossFunction) -> None:
+        self._loss = loss
+
+    def loss(self, model: Decoder, batch: Batch) -> Loss:
+        """The loss of this rank's share of a batch. Every rank calls it equally often, in training and evaluation."""
+        return self._loss(model, batch)
+
+    @contextmanager
+    def accumulating(self, is_last: bool) -> Iterator[None]:
+        """Around one forward and backward pass; `is_last` of a step: then gradients are summed over the ranks."""
+        yield
+
+    def finish_gradients(self) -> None:
+        """Call it after the last backward pass of a step, before gradients are read."""
+
+    def finish_evaluation(self) -> None:
+        """Call it after forward passes that no backward pass followed."""
+
+
+class Replicated(Parallel):
+    """Every rank has the whole model and its own share of the batch (DistributedDataParallel)."""
+
+    def __init__(self, model: Decoder, loss: LossFunction) -> None:
+        super().__init__(loss)
+        # What a rank's FP8 layers record in a forward pass is its own until the step is taken.
+        renamed = "forward_sync_buffers" in inspect.signature(DistributedDataParallel.__init__).parameters
+        no_broadcast: dict[str, Any] = {"forward_sync_buffers" if renamed else "broadcast_buffers": False}
+        self._module = DistributedDataParallel(
+            _LossModule(model, model, loss), gradient_as_bucket_view=True, **no_broadcast
+        )
+        # A lambda, since DDP compares annotations and does not know them as strings.
+        self._module.register_comm_hook(None, lambda state, bucket: _sum_bucket(bucket))
+
+    def loss(self, model: Decoder, batch: Batch) -> Loss:
+        if not torch.is_grad_enabled():
+            return self._loss(model, batch)
+        result: Loss = self._module(batch)
+        return result
+
+    @contextmanager
+    def accumulating(self, is_last: bool) -> Iterator[None]:
+        if is_last:
+            yield
+        else:
+            with self._module.no_sync():
+                yield
+
+
+class Sharded(Parallel):
+    """Weights are divided: over tensor ranks within layers, over shard ranks by FSDP2; data ranks hold copies."""
+
+    def __init__(self, model: Decoder, loss: LossFunction, ranks: ProcessGroup, compiler: Compiler | None) -> None:
+        super().__init__(loss)
+        self._parameters = lambda: model.parameters()
+        degrees = ranks.degrees
+        seen: object = model
+        if degrees.tensor > 1:
+            seen = TensorParallelModel(model, ranks.mesh[TENSOR])
+        if compiler is not None:
+            for layer in model.layers:
+                layer.forward = compiler(layer.forward)  # type: ignore[method-assign]
+        self._module = _LossModule(model, cast(Decoder, seen), loss)
+        self._shards: list[FSDPModule] = []
+        self._is_divided_by_shards = degrees.shard > 1
+        if degrees.batch > 1:
+            mesh = ranks.mesh[DATA, SHARD] if degrees.data > 1 else ranks.mesh[SHARD]
+            units = [*model.layers, self._module]
+            for unit in units:
+                fully_shard(unit, mesh=mesh)
+            self._shards = cast(list[FSDPModule], units)
+            for shard in self._shards:
+                shard.set_gradient_divide_factor(1.0)
+                # Sums need no division, which not every backend has as a reduction.
+                shard.set_force_sum_reduction_for_comms(True)
+
+    def loss(self, model: Decoder, batch: Batch) -> Loss:
+        result: Loss = self._module(batch)
+        return result
+
+    @contextmanager
+    def accumulating(self, is_last: bool) -> Iterator[None]:
+        for shard in self._shards:
+            if self._is_divided_by_shards:
+                # Gradients are scattered after every pass: whole ones would not fit where whole weights do not.
+                shard.set_requires_all_reduce(is_last, recurse=False)
+            else:
+                shard.set_requires_gradient_sync(is_last, recurse=False)
+        yield
+
+    def finish_gradients(self) -> None:
+        # FSDP does it where it is in use; without it, a weight that every tensor rank has whole collects parts.
+        for parameter in self._parameters():
+            gradient = parameter.grad
+            if isinstance(gradient, DTensor) and gradient.placements != cast(DTensor, parameter).placements:
+                parameter.grad = gradient.redistribute(placements=cast(DTensor, parameter).placements)
+
+    def finish_evaluation(self) -> None:
+        for shard in self._shards:
+            shard.reshard()
+
+
+def parallelize(model: Decoder, loss: LossFunction, ranks: Ranks, compiler: Compiler | None = None) -> Parallel:
+    """Divide `model`, in place, as `ranks.degrees` say; whole and equal on every rank before.
+
+    Afterwards its parameters are plain tensors (replicas) or DTensors (anything divided), under the same names; make
+    the optimiser after this. `compiler` (torch.compile) is applied to the loss, or to every layer of a divided model,
+    whose gathering of weights between layers stays outside.
+    """
+    if not isinstance(ranks, ProcessGroup):
+        return Parallel(loss if compiler is None else compiler(loss))
+    if ranks.degrees.shard == ranks.degrees.tensor == 1:
+        return Replicated(model, loss if compiler is None else compiler(loss))
+    return Sharded(model, loss, ranks, compiler)
+
+
+class _LossModule(nn.Module):
+    """The loss as a module, so that DDP and FSDP see a whole forward pass, with the head's product in it."""
+
+    def __init__(self, decoder: Decoder, seen: Decoder, loss: LossFunction) -> None:
+        super().__init__()
+        self.decoder = decoder
+        self._seen = (seen,)  # in a tuple, so that no module is registered twice
+        self._loss = loss
+
+    def forward(self, batch: Batch) -> Loss:
+        return self._loss(self._seen[0], batch)
+
+
+def _sum_bucket(bucket: Any) -> torch.futures.Future[Tensor]:
+    """The reduction of a bucket of DDP's (a GradBucket) without its division by the number of ranks."""
+    work = dist.all_reduce(bucket.buffer(), async_op=True)
+    assert work is not None
+    future: torch.futures.Future[Tensor] = work.get_future().then(lambda done: done.value()[0])
+    return future

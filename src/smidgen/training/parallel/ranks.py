@@ -1,0 +1,117 @@
+"""The processes of a training, as the loop sees them: one, or those that torchrun started."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TypeVar
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
+
+from smidgen.training.parallel.degrees import Degrees
+
+Value = TypeVar("Value")
+
+DATA, SHARD, TENSOR = "data", "shard", "tensor"
+"""Dimensions of the device mesh, outermost first."""
+
+
+class Ranks:
+    """A process alone: what it says goes. It touches nothing of torch.distributed."""
+
+    rank = 0
+    """Number of this process."""
+    size = 1
+    """Number of processes."""
+    batch_rank = 0
+    """Which share of every batch this process reads; ranks that split tensors read the same."""
+    batch_size = 1
+    """Shares that a batch is cut into: data · shard."""
+    degrees = Degrees(1, 1, 1)
+
+    @property
+    def is_main(self) -> bool:
+        """Whether this process writes the run folder and reports."""
+        return self.rank == 0
+
+    def any(self, flag: bool) -> bool:
+        """Whether `flag` is true on some rank. Every rank must call it, as everything below."""
+        return flag
+
+    def sum(self, tensor: Tensor) -> Tensor:
+        """The sum of `tensor` over the shares of the batch; the same on every rank."""
+        return tensor
+
+    def barrier(self) -> None:
+        """Return when every rank has called."""
+
+    def broadcast(self, value: Value) -> Value:
+        """The main rank's `value`, on every rank."""
+        return value
+
+
+class ProcessGroup(Ranks):
+    """Processes joined by torch.distributed, on a device mesh of data × shard × tensor."""
+
+    def __init__(self, degrees: Degrees, device_type: str) -> None:
+        self.rank, self.size = dist.get_rank(), dist.get_world_size()
+        assert degrees.size == self.size
+        self.degrees = degrees
+        names = (DATA, SHARD, TENSOR)
+        self.mesh: DeviceMesh = init_device_mesh(
+            device_type, (degrees.data, degrees.shard, degrees.tensor), mesh_dim_names=names
+        )
+        self.batch_rank, self.batch_size = self.rank // degrees.tensor, degrees.batch
+        # Every rank must take part in making every group.
+        shares = [dist.new_group(list(range(first, self.size, degrees.tensor))) for first in range(degrees.tensor)]
+        self._share_group = shares[self.rank % degrees.tensor]
+
+    def any(self, flag: bool) -> bool:
+        # On the CPU: a signal must not wait for a busy GPU.
+        flags = torch.tensor(int(flag))
+        dist.all_reduce(flags, dist.ReduceOp.MAX)
+        return bool(flags.item())
+
+    def sum(self, tensor: Tensor) -> Tensor:
+        total = tensor.clone()
+        dist.all_reduce(total, group=self._share_group)
+        return total
+
+    def barrier(self) -> None:
+        self.any(False)
+
+    def broadcast(self, value: Value) -> Value:
+        values: list[Value] = [value]
+        dist.broadcast_object_list(values, src=0)
+        return values[0]
+
+
+def world_size() -> int:
+    """Processes that torchrun started, by its environment; 1 without it."""
+    return int(os.environ.get("WORLD_SIZE", "1"))
+
+
+def rank_device(device: torch.device) -> torch.device:
+    """The device of this process: under torchrun the GPU of its number on the machine."""
+    if world_size() > 1 and device.type == "cuda" and device.index is None:
+        return torch.device("cuda", int(os.environ["LOCAL_RANK"]))
+    return device
+
+
+@contextmanager
+def joined_ranks(degrees: Degrees, device: torch.device) -> Iterator[Ranks]:
+    """Join the processes of torchrun, gloo on the CPU and NCCL between GPUs, and leave them in the end."""
+    if degrees.size == 1:
+        yield Ranks()
+        return
+    if device.type == "cuda":
+        torch.cuda.set_device(device)
+    dist.init_process_group("cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo")
+    try:
+        yield ProcessGroup(degrees, device.type)
+    finally:
+        dist.destroy_process_group()

@@ -1,0 +1,106 @@
+"""A few steps on real gloo ranks give one rank's losses and weights, for every family and every way to divide it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+FAMILIES = ["elite-tiny", "tilda-tiny", "rscalm-tiny", "tinylm-tiny", "tinylm-gqa-tiny", "gemma3-tiny"]
+REPLICAS, SHARDS, TENSORS = [2, 1, 1], [1, 2, 1], [1, 1, 2]
+
+
+def case(degrees: list[int], preset: str | None, backend: str | None = None, **overrides: Any) -> dict[str, Any]:
+    named = {name.replace("__", "."): value for name, value in overrides.items()}
+    return {"degrees": degrees, "preset": preset, "backend": backend, "overrides": named}
+
+
+CHECKPOINTED = {"training__activation_checkpointing": "full"}
+SELECTIVE = {"training__activation_checkpointing": "selective"}
+MUON, LION, SCHEDULE_FREE = (
+    {"training__optimizer": {"kind": kind}} for kind in ("muon", "lion", "schedule_free_adamw")
+)
+ON_TWO = [
+    *(case(degrees, preset) for degrees in (REPLICAS, SHARDS, TENSORS) for preset in FAMILIES),
+    case(REPLICAS, "gemma3-tiny", **CHECKPOINTED),
+    case(SHARDS, "gemma3-tiny", **CHECKPOINTED),
+    case(TENSORS, "tinylm-gqa-tiny", **CHECKPOINTED),
+    case(SHARDS, "tilda-tiny", "aot_eager", **SELECTIVE),
+    case(TENSORS, "rscalm-tiny", "aot_eager", model__num_layers=1),
+    *(case(degrees, "elite-tiny", **MUON) for degrees in (REPLICAS, SHARDS, TENSORS)),
+    case(SHARDS, "elite-tiny", **LION),
+    case(TENSORS, "elite-tiny", **SCHEDULE_FREE, training__schedule__kind="constant"),
+    case(TENSORS, "tilda-tiny", model__tie_word_embeddings=False, model__attention__q_lora_rank=0),
+]
+COMPILED = [
+    case(degrees, preset, "inductor", **SELECTIVE)
+    for degrees in (REPLICAS, SHARDS, TENSORS)
+    for preset in ("tinylm-tiny", "gemma3-tiny")
+]
+ON_FOUR = [
+    case([2, 2, 1], "tinylm-tiny"),
+    case([2, 1, 2], "gemma3-tiny"),
+    case([1, 2, 2], "tilda-tiny", **CHECKPOINTED),
+    case([1, 2, 2], "elite-tiny", **MUON),
+    case([1, 1, 4], "tinylm-gqa-tiny"),
+]
+
+
+def name(case: dict[str, Any]) -> str:
+    degrees = "x".join(map(str, case["degrees"]))
+    return " ".join(map(str, [degrees, case["preset"], case["backend"] or "eager", *case["overrides"].values()]))
+
+
+def answers(folder: Path, run_ranks: Callable[..., None], size: int, cases: list[dict[str, Any]]) -> dict[str, Any]:
+    """Of each case: what `size` ranks got, and what one process alone did."""
+    asked, answered = folder / f"cases-{size}.json", folder / f"results-{size}.json"
+    asked.write_text(json.dumps(cases))
+    run_ranks(size, Path(__file__).with_name("rank_worker.py"), asked, answered)
+    return {name(one): answer for one, answer in zip(cases, json.loads(answered.read_text()), strict=False)}
+
+
+@pytest.fixture(scope="module")
+def results(tmp_path_factory: pytest.TempPathFactory, run_ranks: Callable[..., None]) -> dict[str, Any]:
+    """Two launches serve the whole file."""
+    folder = tmp_path_factory.mktemp("ranks")
+    on_two = answers(folder, run_ranks, 2, [case([2, 1, 1], None), *ON_TWO])
+    return on_two | answers(folder, run_ranks, 4, [case([2, 1, 2], None), *ON_FOUR])
+
+
+WEIGHT_TOLERANCES = {"muon": 0.1, "lion": 0.1, "schedule_free_adamw": 1e-3}
+"""By optimiser, as a share of the distance that weights moved. Muon orthogonalises in bfloat16, Lion steps by the sign
+and schedule-free by a gradient over its own size: there a rounding error of a gradient near zero is one of the step."""
+
+
+def check(case: dict[str, Any], result: dict[str, Any]) -> None:
+    assert "error" not in result, result["error"]
+    tolerance = WEIGHT_TOLERANCES.get(case["overrides"].get("training.optimizer", {}).get("kind"), 1e-5)
+    figures = max(1e-5, tolerance / 1000)
+    for step, alone in zip(result["steps"], result["steps_alone"], strict=True):
+        assert step == pytest.approx(alone, rel=figures)
+    assert result["evaluation"] == pytest.approx(result["evaluation_alone"], rel=figures)
+    assert result["weight_error"] < tolerance * result["weight_change"]
+    assert result["reloaded"], "the optimiser's state was gathered, divided again, gathered again and differs"
+
+
+@pytest.mark.parametrize("case", [*ON_TWO, *ON_FOUR], ids=name)
+def test_ranks_give_one_rank_s_losses_and_weights(case: dict[str, Any], results: dict[str, Any]) -> None:
+    """In float32, to 1e-5 of losses and norms and of the distance that the weights moved."""
+    check(case, results[name(case)])
+
+
+@pytest.mark.torture
+def test_compiled_ranks_give_one_rank_s_losses_and_weights(tmp_path: Path, run_ranks: Callable[..., None]) -> None:
+    """The same by the true compiler, with selective checkpointing."""
+    found = answers(tmp_path, run_ranks, 2, COMPILED)
+    for one in COMPILED:
+        check(one, found[name(one)])
+
+
+@pytest.mark.parametrize("size", [2, 4])
+def test_what_one_rank_says_all_hear(size: int, results: dict[str, Any]) -> None:
+    answer = results[name(case([2, 1, size // 2], None))]
+    assert answer == {"any_none": False, "any_last": True, "sum": [2.0, 1.0], "broadcast": {"from": 0}}
