@@ -87,6 +87,19 @@ def test_samples_change_nothing_in_the_training(data: Path, tmp_path: Path) -> N
     assert len(list(read_metrics(tmp_path / "sampled" / "samples.jsonl"))) == 6
 
 
+def test_a_tracked_run_goes_on_as_the_same_run(data: Path, tmp_path: Path) -> None:
+    pytest.importorskip("tensorboard")
+    run = tmp_path / "run"
+    pretrain(data, run, "--training.max_steps=4", "--tracking.trackers", "[tensorboard]")
+    first = json.loads((run / "tracking" / "tensorboard.json").read_text())
+    assert first["sent"]["train"] == 4
+    assert first["id"] in (run / "last" / "state" / "trainer.json").read_text()
+    (run / "tracking" / "tensorboard.json").unlink()
+    pretrain(data, run, "--training.max_steps=8", "--tracking.trackers", "[tensorboard]")
+    second = json.loads((run / "tracking" / "tensorboard.json").read_text())
+    assert (second["id"], second["sent"]["train"]) == (first["id"], 8)
+
+
 def test_a_run_can_be_sent_to_a_tracker_afterwards(
     data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

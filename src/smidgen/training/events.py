@@ -30,6 +30,7 @@ class RunRecord(Observer):
         self._lines: JsonLines | None = None
         self._step = 0
         self._signal: Signals | None = None
+        self._error: str | None = None
 
     def started(self, plan: Plan) -> None:
         self._lines = JsonLines(self.run / "events.jsonl")
@@ -64,10 +65,14 @@ class RunRecord(Observer):
         # A handler may come in the middle of a line: it is written at the end.
         self._signal = signal
 
+    def failed(self, error: BaseException) -> None:
+        self._error = " ".join(f"{type(error).__name__}: {error}".split())
+
     def close(self) -> None:
         if self._lines is None:
             return
-        self._write("end", self._step, signal=None if self._signal is None else self._signal.name)
+        signal = None if self._signal is None else self._signal.name
+        self._write("end", self._step, signal=signal, error=self._error)
         self._lines.close()
         self._lines = None
 

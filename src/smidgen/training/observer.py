@@ -123,13 +123,18 @@ class Observer:
     def restore(self, state: Mapping[str, str]) -> None:
         """Take back what `state` gave when the checkpoint was made; called before `started`."""
 
+    def failed(self, error: BaseException) -> None:
+        """The training ends by this error; `close` follows."""
+
     def close(self) -> None:
         """The training ended or failed: leave everything in order."""
 
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, *exception: object) -> None:
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+        if error is not None:
+            self.failed(error)
         self.close()
 
 
@@ -176,6 +181,9 @@ class Observers(Observer):
 
     def restore(self, state: Mapping[str, str]) -> None:
         self._each(lambda observer: observer.restore(state))
+
+    def failed(self, error: BaseException) -> None:
+        self._each(lambda observer: observer.failed(error))
 
     def close(self) -> None:
         """Close all of them, also when one fails; the first failure is raised at the end."""

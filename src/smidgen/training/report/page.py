@@ -83,8 +83,10 @@ def _status(run: RunData) -> str:
         return f"Step {step:,}."
     if step >= total:
         return f"Finished after {total:,} steps."
-    if run.events[-1]["kind"] == "end":
-        return f"Stopped after step {run.events[-1]['step']:,} of {total:,}."
+    end = run.events[-1]
+    if end["kind"] == "end":
+        cause = end.get("error") or end.get("signal")
+        return f"Stopped after step {end['step']:,} of {total:,}{f': {cause}' if cause else ''}."
     return f"At step {step:,} of {total:,}."
 
 

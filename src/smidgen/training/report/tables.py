@@ -192,7 +192,7 @@ def _told(event: Record) -> str:
     if event.get("message"):
         return str(event["message"])
     if event["kind"] == "end":
-        return "" if event.get("signal") is None else str(event["signal"])
+        return str(event.get("error") or event.get("signal") or "")
     changes = event.get("changes")
     if isinstance(changes, dict) and changes:
         return ", ".join(f"{name}: {_short(pair)}" for name, pair in changes.items())

@@ -35,6 +35,8 @@ def make_trackers(config: Config, run: str | Path, sampler: Sampler | None = Non
 def make_forwarders(config: Config, run: Path) -> list[Forwarder]:
     """One forwarder for each of `tracking.trackers`. Raises MissingDependencyError for one that is not installed."""
     for name in config.tracking.trackers:
-        if find_spec(name) is None:
+        # A folder of that name, which some of them leave behind, would pass as a package without an origin.
+        found = find_spec(name)
+        if found is None or found.origin is None:
             raise MissingDependencyError(name, "track", f"tracking.trackers = {name}")
     return [Forwarder(_TRACKERS[name](), run) for name in config.tracking.trackers]
