@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import json
 import logging
 from collections.abc import Callable, Iterator, Sequence
@@ -34,7 +33,7 @@ from smidgen.data.pipeline.request import Request
 from smidgen.data.pipeline.sinks import DatasetSink, PartSink, Sink, SourceTotals, Totals
 from smidgen.data.pipeline.worker import Job
 from smidgen.data.sources import CHUNK_BYTES, STORYWORLD, Source, open_sources
-from smidgen.data.writing import Interrupted, check_replaceable, empty_folder, partial_folder, publish
+from smidgen.data.writing import check_replaceable, empty_folder, partial_folder, publish, told_when_full
 from smidgen.runtime.errors import DataError
 from smidgen.runtime.protocols import Tokenizer
 
@@ -49,7 +48,6 @@ DEFAULT_VOCAB_SIZE = 4096
 Progress = Callable[[str, int, int], None]
 """Told (stage, bytes done, bytes in all) often; stages are `reading`, `training the tokenizer`, `encoding`."""
 
-_FULL_DISK = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 _BYTES_A_WORKER = 2 * CHUNK_BYTES
 """Below this much text, starting a process costs more than it saves."""
 
@@ -157,16 +155,8 @@ class _Run:
     @contextmanager
     def working(self) -> Iterator[Path]:
         """The hidden folder to work in."""
-        with partial_folder(self.target) as folder:
-            try:
-                yield folder
-            except OSError as error:
-                if error.errno not in _FULL_DISK:
-                    raise
-                raise Interrupted(
-                    f"{error.filename or folder}: the disk is full ({error.strerror}); free space and run the command "
-                    f"again to go on from where it stopped, or delete {folder}"
-                ) from None
+        with partial_folder(self.target) as folder, told_when_full(folder):
+            yield folder
 
     def open(self, folder: Path) -> None:
         """Find the sources, load the tokenizer if one is named, and see what an earlier run left."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
 import re
@@ -13,6 +14,7 @@ from pathlib import Path
 from smidgen.data.manifest import MANIFEST_NAME
 from smidgen.runtime.errors import DataError
 
+_FULL_DISK = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 _OWN_FILES = re.compile(
     r"dataset\.json|tokenizer|(train|val)-\d{5}\.(bin|offsets\.npy)|part\.json|tokens\.bin|documents\.bin|units\.jsonl"
 )
@@ -20,6 +22,20 @@ _OWN_FILES = re.compile(
 
 class Interrupted(DataError):
     """The work stopped, and can go on from where it was: the disk is full, or a process was lost."""
+
+
+@contextmanager
+def told_when_full(folder: Path) -> Iterator[None]:
+    """Turn the error of a full disk into one that says what to do, and keeps what is in `folder`."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in _FULL_DISK:
+            raise
+        raise Interrupted(
+            f"the disk is full ({error.strerror}); free space and run the same command again, which goes on from where "
+            f"it stopped, or delete {folder}"
+        ) from None
 
 
 @contextmanager
@@ -48,7 +64,8 @@ def partial_folder(target: Path) -> Iterator[Path]:
             keep = True
             raise
         finally:
-            if not keep:
+            # Once published, the name is free for another writer's folder.
+            if not keep and _is(partial, lock):
                 shutil.rmtree(partial, ignore_errors=True)
     finally:
         os.close(lock)
@@ -96,11 +113,16 @@ def _lock(folder: int, partial: Path, target: Path) -> None:
     try:
         fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
         # The other writer may have finished, and renamed the folder, between our opening and locking it.
-        moved = not partial.exists() or os.fstat(folder).st_ino != partial.stat().st_ino
+        moved = not _is(partial, folder)
     except BlockingIOError:
         moved = True
     if moved:
         raise DataError(f"--out {target}: another process is writing it; wait for it, or choose another --out")
+
+
+def _is(path: Path, descriptor: int) -> bool:
+    """Whether the open folder still has this name."""
+    return path.exists() and os.fstat(descriptor).st_ino == path.stat().st_ino
 
 
 def _recover(target: Path, replaced: Path) -> None:
