@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
 
@@ -80,12 +80,21 @@ def test_a_mixtures_figures_are_those_of_its_shares(configured: Callable[..., Co
     assert (swapped.train.batch(0, 9).input_ids == mixed.train.batch(0, 9).input_ids).all()
 
 
-def test_best_fit_reads_the_whole_context_of_each_document(configured: Callable[..., Config], folders: Path) -> None:
-    config = configured(path=str(folders / "cats"), packing="best_fit", document_masks=True)
+@pytest.mark.parametrize(("seq_len", "level"), [(1, logging.INFO), (24, logging.WARNING)])
+def test_best_fit_packs_documents_and_reports_its_padding(
+    configured: Callable[..., Config], folders: Path, caplog: pytest.LogCaptureFixture, seq_len: int, level: int
+) -> None:
+    config = configured(path=str(folders / "cats"), packing="best_fit")
+    training = config.training.model_copy(update={"seq_len": seq_len})
     data = open_dataset(config)
-    batch = training_data(resolve(config, data), data).train.batch(0, 4)
+    with caplog.at_level(logging.INFO):
+        sequences = training_data(resolve(config.model_copy(update={"training": training}), data), data).train
+    batch = sequences.batch(0, sequences.per_epoch)
     assert batch.document_ids is not None
-    assert np.ptp(batch.document_ids, axis=1).max() > 0
+    padding = (batch.labels == -100).mean()
+    (record,) = caplog.records
+    assert f"{sequences.per_epoch} sequences an epoch, {100 * padding:.2f} % of their positions" in record.getMessage()
+    assert record.levelno == level
 
 
 @pytest.mark.parametrize(

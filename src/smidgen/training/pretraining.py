@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -26,6 +27,12 @@ from smidgen.training.observer import Observer, Summary
 
 logger = logging.getLogger(__name__)
 
+LONG_WAIT_SECONDS = 10.0
+LONG_WAIT_SHARE = 0.05
+"""Waiting for data is a warning above both."""
+MUCH_PADDING = 0.02
+"""Padding is a warning above this part of all positions."""
+
 
 class HasVocabulary(Protocol):
     """A dataset, or a mixture of some."""
@@ -46,6 +53,7 @@ def pretrain(config: Config, run_path: str | Path, observer: Observer | None = N
     check_run(config, data, run_path)
     config = resolve(config, data)
     sequences = training_data(config, data)
+    begun = time.perf_counter()
     with Prefetched(sequences.train) as prefetched:
         task = Task(
             objective=LanguageModeling(),
@@ -54,8 +62,16 @@ def pretrain(config: Config, run_path: str | Path, observer: Observer | None = N
             tokenizer=data.tokenizer(),
         )
         summary = train(config, task, run_path, observer)
-    logger.info("waited %.1f s for data", prefetched.wait_seconds)
+    _report_waiting(prefetched.wait_seconds, time.perf_counter() - begun)
     return summary
+
+
+def _report_waiting(waited: float, seconds: float) -> None:
+    """Say how long the training waited for batches, aloud where that is worth a change."""
+    if waited > max(LONG_WAIT_SECONDS, LONG_WAIT_SHARE * seconds):
+        logger.warning("waited %.0f s of %.0f s for data: put the dataset on a faster disk", waited, seconds)
+    else:
+        logger.info("waited %.1f s of %.1f s for data", waited, seconds)
 
 
 def with_data_of_run(config: Config, run_path: str | Path) -> Config:
@@ -135,7 +151,12 @@ def _training_sequences(config: Config, split: Split, seed: int) -> SelectableSe
         return Windows(split, seq_len, sampling=data.sampling, seed=seed, document_masks=data.document_masks)
     packed = PackedDocuments(split, seq_len, seed=seed)
     padding = packed.padding / (packed.per_epoch * seq_len)
-    logger.info("best_fit: %d sequences an epoch, %.3f %% of them padding", packed.per_epoch, 100 * padding)
+    logger.log(
+        logging.WARNING if padding > MUCH_PADDING else logging.INFO,
+        "data.packing = best_fit: %d sequences an epoch, %.2f %% of their positions padding",
+        packed.per_epoch,
+        100 * padding,
+    )
     return packed
 
 
