@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from smidgen.runtime.errors import TrainingError
-from smidgen.training.curves import draw_curves
+from smidgen.training.curves import draw_curves, smooth
 
 MakeRun = Callable[..., Path]
 
@@ -59,3 +59,14 @@ def test_several_runs_are_laid_over_each_other(make_run: MakeRun, tmp_path: Path
 def test_a_run_without_metrics_is_a_clear_error(tmp_path: Path) -> None:
     with pytest.raises(TrainingError, match="no metrics to draw"):
         draw_curves([tmp_path], tmp_path / "curves.png")
+
+
+def test_the_running_mean_follows_a_steep_start_and_ends_in_a_mean() -> None:
+    line = np.arange(50.0)
+    means = smooth(line, 5)
+    assert np.allclose(means[:45], line[:45])
+    assert means[0] == 0
+    flat = np.ones(50)
+    flat[-1] = 7
+    assert smooth(flat, 5)[-1] == 2
+    assert np.array_equal(smooth(line, 0), line)

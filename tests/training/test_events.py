@@ -47,7 +47,7 @@ def test_a_history_keeps_what_a_resume_takes_back(plan: Plan, tmp_path: Path) ->
         record.started(resumed)
         record.failed(ValueError("boom\nin two lines"))
     kinds = [(event["kind"], event["step"]) for event in events(tmp_path)]
-    assert kinds == [("start", 0), ("save", 10), ("skip", 12), ("end", 0), ("resume", 10), ("end", 10)]
+    assert kinds == [("start", 0), ("save", 10), ("skip", 12), ("end", 10), ("resume", 10), ("end", 10)]
     assert events(tmp_path)[1]["checkpoint"] == "step-00000010"
     assert events(tmp_path)[2]["message"] == "step 12 was not taken"
     assert events(tmp_path)[3]["signal"] == "SIGTERM"

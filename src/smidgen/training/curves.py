@@ -112,7 +112,7 @@ def _limit_losses(axes: Any, losses: list[float]) -> None:
 def _add_bits_per_byte(axes: Any, metrics: tuple[Lines, Lines]) -> None:
     """A second scale on the right, where bytes are known: of the validation text, else of the training text."""
     line = (metrics[1] or metrics[0])[-1]
-    if line["bits_per_byte"] is None or line["loss"] == 0:
+    if line.get("bits_per_byte") is None or line["loss"] == 0:
         return
     ratio = line["bits_per_byte"] / line["loss"]
     right = axes.secondary_yaxis("right", functions=(lambda loss: loss * ratio, lambda bits: bits / ratio))
@@ -120,12 +120,17 @@ def _add_bits_per_byte(axes: Any, metrics: tuple[Lines, Lines]) -> None:
 
 
 def smooth(values: np.ndarray, radius: int) -> np.ndarray:
-    """Mean over `radius` neighbours on either side; near the ends over fewer, on both sides alike."""
+    """Mean over `radius` neighbours on either side.
+
+    Near the start, where curves are steep, over fewer and as many on both sides; near the end, where they are flat,
+    over those that there are, so that the last point is a mean too.
+    """
     sums = np.concatenate([[0.0], np.cumsum(values)])
     index = np.arange(len(values))
-    reach = np.minimum(np.minimum(index, index[::-1]), radius)
-    return (sums[index + reach + 1] - sums[index - reach]) / (2 * reach + 1)
+    before = np.minimum(index, radius)
+    after = np.minimum(before, index[::-1])
+    return (sums[index + after + 1] - sums[index - before]) / (before + after + 1)
 
 
 def _column(lines: Lines, name: str) -> np.ndarray:
-    return np.array([math.nan if line[name] is None else line[name] for line in lines], dtype=float)
+    return np.array([math.nan if line.get(name) is None else line[name] for line in lines], dtype=float)

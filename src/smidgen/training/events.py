@@ -56,6 +56,7 @@ class RunRecord(Observer):
         self._step = snapshot.step
 
     def saved(self, step: int, checkpoint: Path) -> None:
+        self._step = max(self._step, step)
         self._write("save", step, checkpoint=checkpoint.name)
 
     def noted(self, step: int, kind: str, message: str) -> None:
