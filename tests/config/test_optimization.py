@@ -29,6 +29,17 @@ WSD = {"training.schedule.kind": "wsd"}
         ),
         ({**WSD, "training.schedule.decay_fraction": 1.5}, "training.schedule.decay_fraction"),
         ({"training.ema_decay": 1.0}, "training.ema_decay"),
+        ({"training.batch_size": 0}, "training.batch_size = 0: use a whole number greater than 0, or auto"),
+        ({"training.batch_size": "many"}, "training.batch_size"),
+        ({"training.tokens_per_step": 4096}, "training.tokens_per_step"),
+        (
+            {
+                "training.batch_size": "auto",
+                "training.tokens_per_step": 4096,
+                "training.gradient_accumulation_steps": 2,
+            },
+            "training.gradient_accumulation_steps",
+        ),
     ],
 )
 def test_what_cannot_stand_together_is_refused(overrides: dict[str, Any], field: str) -> None:
@@ -40,6 +51,7 @@ def test_what_cannot_stand_together_is_refused(overrides: dict[str, Any], field:
     "overrides",
     [
         {**SCHEDULE_FREE, "training.schedule.warmup_steps": 10},
+        {"training.batch_size": "auto", "training.tokens_per_step": 4096},
         {"training.optimizer.kind": "lion", "training.ema_decay": 0.999},
         {**WSD, "training.schedule.decay_fraction": 0.1, "training.schedule.decay_shape": "one_minus_sqrt"},
     ],

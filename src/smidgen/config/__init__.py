@@ -33,9 +33,10 @@ from smidgen.config.optimization import (
     ScheduleFreeAdamW,
 )
 from smidgen.config.run import Config, DataConfig, TokenizerConfig
-from smidgen.config.training import TrainingConfig
+from smidgen.config.training import AUTO_BATCH_SIZE, TrainingConfig
 
 __all__ = [
+    "AUTO_BATCH_SIZE",
     "ActivationCheckpointing",
     "AdamW",
     "BlockFP8Linear",

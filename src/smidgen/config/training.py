@@ -2,13 +2,38 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
+from pydantic import (
+    BeforeValidator,
+    Field,
+    NonNegativeInt,
+    PlainSerializer,
+    PositiveFloat,
+    PositiveInt,
+    model_validator,
+)
+from pydantic_core import PydanticCustomError
 
 from smidgen.config.optimization import ActivationCheckpointing, AdamW, Optimizer, Schedule, ScheduleFreeAdamW
 from smidgen.config.parallel import ParallelConfig
 from smidgen.config.parts import Part, impossible
+
+AUTO_BATCH_SIZE = 0
+"""The number that stands for batch_size auto until it is resolved."""
+
+
+def _read_batch_size(value: Any) -> Any:
+    if value == "auto":
+        return AUTO_BATCH_SIZE
+    if type(value) is int and value < 1:
+        raise PydanticCustomError("batch_size", "use a whole number greater than 0, or auto")
+    return value
+
+
+BatchSize = Annotated[
+    int, BeforeValidator(_read_batch_size), PlainSerializer(lambda value: "auto" if value == AUTO_BATCH_SIZE else value)
+]
 
 
 class TrainingConfig(Part):
@@ -18,8 +43,10 @@ class TrainingConfig(Part):
     """Optimiser steps. Give this or epochs."""
     epochs: PositiveFloat | None = None
     """Passes over the training data; turned into steps when the data is known."""
-    batch_size: PositiveInt = 8
-    """Sequences in one forward pass."""
+    batch_size: BatchSize = 8
+    """Sequences in one forward pass; auto finds what fits (see docs/optimization.md) and the run records it."""
+    tokens_per_step: PositiveInt | None = None
+    """With batch_size auto: batch_size and gradient_accumulation_steps are chosen so that a step has exactly these."""
     gradient_accumulation_steps: PositiveInt = 1
     """Forward passes whose gradients make one step."""
     seq_len: PositiveInt | None = None
@@ -86,6 +113,8 @@ class TrainingConfig(Part):
                 self.schedule.eta_min,
                 "has no effect with schedule.kind constant; leave it 0 or use cosine or linear",
             )
+        if self.tokens_per_step is not None:
+            self._check_tokens_per_step(self.tokens_per_step)
         decay_steps = self.schedule.decay_steps
         if decay_steps is not None and self.max_steps is not None and decay_steps > self.max_steps:
             raise impossible(
@@ -103,6 +132,16 @@ class TrainingConfig(Part):
                 f"lies below schedule.eta_min {self.schedule.eta_min:g}: the rate would rise; use at least that",
             )
         return self
+
+    def _check_tokens_per_step(self, tokens: int) -> None:
+        if self.batch_size != AUTO_BATCH_SIZE:
+            raise impossible("tokens_per_step", tokens, "goes with batch_size auto; remove it or use that")
+        if self.gradient_accumulation_steps != 1:
+            raise impossible(
+                "gradient_accumulation_steps",
+                self.gradient_accumulation_steps,
+                "tokens_per_step decides it; set it to 1",
+            )
 
     def _check_schedule_free(self) -> None:
         if self.schedule.kind != "constant":
