@@ -115,6 +115,8 @@ class _Stream(io.RawIOBase):
         return True
 
     def readinto(self, buffer: memoryview) -> int:  # type: ignore[override]
+        if self._faults:
+            return 0
         try:
             data = self._file.read1(len(buffer)) if hasattr(self._file, "read1") else self._file.read(len(buffer))
         except self._errors as error:
