@@ -1,6 +1,7 @@
-"""Parameters, FLOPs and memory of a model: a preset, a configuration file, or any model folder.
+"""Parameters, FLOPs and memory of a model, and the devices that can train and run it: a preset, a configuration file,
+or any model folder.
 
-Example: smidgen info elite-112m --training.batch_size 4
+Example: smidgen info elite-112m --training.batch_size 4 --training.activation_checkpointing selective
 """
 
 from __future__ import annotations
@@ -17,6 +18,8 @@ if TYPE_CHECKING:
 OVERRIDES = True
 TOKENS_PER_PARAMETER = 20
 """Compute-optimal training tokens a parameter (Hoffmann et al., 2022)."""
+LENGTH_TO_ASSUME = 2048
+"""Tokens a sequence, where no configuration of a training says."""
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -53,10 +56,15 @@ def collect(model: ModelConfig, config: Config | None) -> dict[str, Any]:
     """Every figure of `smidgen info`, as plain numbers."""
     from smidgen.model import cache_elements_per_token, count_by_part, flops_per_token
 
+    config = config or _usual_training(model)
+    training = config.training
     parts = count_by_part(model)
     parameters = sum(parts.values())
-    seq_len = model.max_seq_len if config is None else config.training.seq_len or model.max_seq_len
-    figures: dict[str, Any] = {
+    seq_len = training.seq_len or model.max_seq_len
+    tokens = training.tokens_per_step
+    if training.batch_size:
+        tokens = training.batch_size * training.gradient_accumulation_steps * seq_len
+    return {
         "parameters": parameters,
         "parameters_by_part": parts,
         "training_flops_per_token": flops_per_token(model, seq_len),
@@ -65,15 +73,50 @@ def collect(model: ModelConfig, config: Config | None) -> dict[str, Any]:
         "weights_bytes": {"float32": parameters * 4, "bf16": parameters * 2},
         "cache_elements_per_token": cache_elements_per_token(model),
         "cache_bytes_at_max_seq_len": _cache_bytes(model),
-        "training_state_bytes": parameters * 16,
         "compute_optimal_tokens": parameters * TOKENS_PER_PARAMETER,
+        "tokens_per_step": tokens,
+        "training_tokens": None if training.max_steps is None or tokens is None else tokens * training.max_steps,
+        **_memory(config),
     }
-    if config is not None:
-        training = config.training
-        tokens = training.batch_size * training.gradient_accumulation_steps * seq_len
-        figures["tokens_per_step"] = tokens
-        figures["training_tokens"] = None if training.max_steps is None else tokens * training.max_steps
-    return figures
+
+
+def _usual_training(model: ModelConfig) -> Config:
+    """What to assume of a model that comes without a training section."""
+    from smidgen.config import Config, TrainingConfig
+
+    return Config(model=model, training=TrainingConfig(batch_size=1, seq_len=min(model.max_seq_len, LENGTH_TO_ASSUME)))
+
+
+def _memory(config: Config) -> dict[str, Any]:
+    from dataclasses import asdict
+
+    from smidgen.config import AUTO_BATCH_SIZE
+    from smidgen.model.memory import DEVICES, running_bytes
+    from smidgen.training.footprint import predict_footprint
+
+    training = config.training
+    # What batch_size auto will find depends on the device: the least is shown.
+    batch_size = 1 if training.batch_size == AUTO_BATCH_SIZE else training.batch_size
+    footprint = predict_footprint(config, batch_size)
+    running = running_bytes(config.model)
+    return {
+        "training_bytes": {
+            "batch_size": batch_size,
+            "optimizer_kind": training.optimizer.kind,
+            "activation_checkpointing": training.activation_checkpointing,
+            "precision": training.precision,
+            **asdict(footprint),
+        },
+        "devices": [
+            {
+                "name": device.name,
+                "memory_bytes": device.memory,
+                "trains": device.fits(footprint.peak + (footprint.state if device.is_computer else 0)),
+                "runs": device.fits(running),
+            }
+            for device in DEVICES
+        ],
+    }
 
 
 def _cache_bytes(model: ModelConfig) -> int:
@@ -94,17 +137,34 @@ def _print(name: str, figures: dict[str, Any]) -> None:
     parts = figures["parameters_by_part"]
     rows = [["parameters", f"{figures['parameters']:,}", ""]]
     rows += [["", f"{count:,}", part.replace("_", " ")] for part, count in parts.items() if count]
-    flops = figures["training_flops_per_token"]
+    flops, memory = figures["training_flops_per_token"], figures["training_bytes"]
+    passes = f"{memory['batch_size']} × {figures['seq_len']:,} tokens, {memory['precision']}"
     rows += [
         ["training", format_count(flops), f"FLOPs a token at {figures['seq_len']:,} tokens a sequence"],
-        ["", format_bytes(figures["training_state_bytes"]), "weights, gradients and AdamW's moments in float32"],
         ["", format_count(figures["compute_optimal_tokens"]), f"tokens at {TOKENS_PER_PARAMETER} a parameter"],
     ]
-    if figures.get("training_tokens"):
+    if figures["training_tokens"]:
         rows.append(["", format_count(figures["training_tokens"]), "tokens in this configuration's steps"])
     rows += [
+        ["", format_bytes(memory["weights"]), "weights in float32"],
+        ["", format_bytes(memory["gradients"]), "gradients"],
+        ["", format_bytes(memory["optimizer"]), f"state of {memory['optimizer_kind']}"],
+    ]
+    if memory["average"]:
+        rows.append(["", format_bytes(memory["average"]), "moving average of the weights"])
+    rows += [
+        [
+            "",
+            format_bytes(memory["activations"]),
+            f"activations of {passes}, activation_checkpointing {memory['activation_checkpointing']}",
+        ],
+        ["", format_bytes(memory["peak"]), "at the peak of a step"],
         ["running", format_bytes(figures["weights_bytes"]["bf16"]), "weights in bf16"],
         ["", format_bytes(figures["weights_bytes"]["float32"]), "weights in float32"],
         ["", format_bytes(figures["cache_bytes_at_max_seq_len"]), f"bf16 cache of {figures['max_seq_len']:,} tokens"],
     ]
     print_table([name, "", ""], rows)
+    verdicts = {True: "fits", False: "does not fit"}
+    devices = [[device["name"], verdicts[device["trains"]], verdicts[device["runs"]]] for device in figures["devices"]]
+    print()
+    print_table(["device", f"training, {passes}", "running in bf16, full context"], devices)

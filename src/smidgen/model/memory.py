@@ -91,13 +91,16 @@ class Device:
     """Bytes that its maker states."""
     usable: float
     """Share that tensors can have: the rest is the driver's, the system's, and lost between blocks."""
+    is_computer: bool = False
+    """Whether it trains in the memory where checkpoints are copied before they are written."""
 
     def fits(self, size: float) -> bool:
+        """Whether tensors of `size` bytes find room."""
         return size <= self.memory * self.usable
 
 
 DEVICES = (
-    *(Device(f"computer, {size} GB", size * GIB, 0.75) for size in (8, 16, 32)),
+    *(Device(f"computer, {size} GB", size * GIB, 0.7, True) for size in (8, 16, 32)),
     Device("NVIDIA RTX 3060", 12 * GIB, 0.92),
     Device("NVIDIA T4", 16 * GIB, 0.90),
     Device("NVIDIA L4", 24 * GIB, 0.90),
