@@ -11,12 +11,11 @@ from torch import Tensor
 
 from smidgen.model import Decoder
 from smidgen.model.checkpointing import run_checkpointed
-from smidgen.model.fp8 import AmaxHistory, Recipe, use_fp8
+from smidgen.model.fp8 import RECIPES, AmaxHistory, Recipe, use_fp8
 from smidgen.model.linear import Linear
 
 CPU = torch.device("cpu")
 SMALL = {"model.vocab_size": 97, "model.num_layers": 1, "model.max_seq_len": 32}
-RECIPES: list[Recipe] = ["fp8_tensorwise", "fp8_delayed", "fp8_block"]
 
 
 def tokens(count: int = 24) -> Tensor:

@@ -48,7 +48,8 @@ def delayed_descale(scale: Tensor, amax: Tensor) -> Tensor:
 
 def quantize(x: Tensor, scale: Tensor, format: torch.dtype) -> Tensor:
     """`x` times `scale` in `format`, clamped to what it holds: casts need not saturate."""
-    return (x.float() * scale).clamp_(-largest(format), largest(format)).to(format)
+    # Not in place: of a DTensor that is a sum over ranks, clamping must add up first.
+    return (x.float() * scale).clamp(-largest(format), largest(format)).to(format)
 
 
 def quantize_dynamic(x: Tensor, format: torch.dtype = E4M3) -> tuple[Tensor, Tensor]:

@@ -17,6 +17,7 @@ from smidgen.model.decoder import VocabularyMatrix
 from smidgen.model.linear import BlockFP8, Linear, Quantizer, Ternary
 
 Recipe = Literal["fp8_tensorwise", "fp8_delayed", "fp8_block"]
+RECIPES: tuple[Recipe, ...] = get_args(Recipe)
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,7 +104,7 @@ def use_fp8(module: nn.Module, recipe: Recipe, device: torch.device) -> Conversi
 
     The choice of layers is the same on every device, so that a run can move between them.
     """
-    assert recipe in get_args(Recipe), recipe
+    assert recipe in RECIPES, recipe
     converted, kept = [], []
     for name, child in module.named_modules():
         if isinstance(child, VocabularyMatrix):
