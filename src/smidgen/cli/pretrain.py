@@ -2,6 +2,7 @@
 
 Example: smidgen pretrain elite-tiny --data.path data --run runs/demo --training.max_steps 200
 Resume:  smidgen pretrain runs/demo --training.max_steps 400
+Ranks:   torchrun --nproc-per-node 2 -m smidgen pretrain elite-tiny --data.path data --run runs/demo
 
 A run folder that exists is resumed from its last checkpoint, to the bit. Ctrl-C and SIGTERM finish the step, save, and
 exit with status 130 or 143; a second Ctrl-C quits at once. After --max-time it saves and exits with status 0.
@@ -10,6 +11,7 @@ exit with status 130 or 143; a second Ctrl-C quits at once. After --max-time it 
 from __future__ import annotations
 
 import argparse
+import logging
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -33,6 +35,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     from smidgen.cli.observers import training_observers
+    from smidgen.training.parallel import is_main_rank
     from smidgen.training.pretraining import pretrain
 
     run_path = Path(args.run) if args.run else _default_run(args.config)
@@ -40,9 +43,14 @@ def run(args: argparse.Namespace) -> int:
         args.overrides += ["--training.max_time", args.max_time]
     config = _with_data_of_run(_load(args.config, args.overrides), run_path)
     _check_vocab_size(config, args.overrides)
-    with training_observers(config, run_path) as observer:
-        summary = pretrain(config, run_path, observer)
-    _print(summary)
+    if not is_main_rank():
+        # One of several processes under torchrun: the first alone reports.
+        logging.disable(logging.WARNING)
+        summary = pretrain(config, run_path)
+    else:
+        with training_observers(config, run_path) as observer:
+            summary = pretrain(config, run_path, observer)
+        _print(summary)
     return 0 if summary.stopped_by is None else 128 + summary.stopped_by
 
 

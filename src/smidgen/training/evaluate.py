@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
+import numpy as np
 import torch
 
+from smidgen.data import Batch as ArrayBatch
 from smidgen.model import Decoder
+from smidgen.model.loss import IGNORED
 from smidgen.training.data import Sequences
 from smidgen.training.objectives import Objective, to_device
+from smidgen.training.parallel import Ranks
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,24 +47,37 @@ def evaluate(
     device: torch.device,
     bytes_per_token: float | None = None,
     cancelled: Callable[[], bool] = lambda: False,
+    ranks: Ranks | None = None,
 ) -> Evaluation | None:
     """The mean loss over one epoch of `data`, without dropout; None if `cancelled` became true meanwhile.
 
-    Sums of batches are float32, their total is float64, so the result hardly depends on `batch_size`.
+    Sums of batches are float32, their total is float64, so the result hardly depends on `batch_size`, which counts the
+    sequences of all `ranks`: each takes its share of every batch, and all get the same result.
     """
+    ranks = ranks or Ranks()
+    share = batch_size // ranks.batch_size
     was_training = model.training
     model.eval()
     totals, weights = [], []
     for start in range(0, data.per_epoch, batch_size):
         if cancelled():
             break
-        batch = to_device(data.batch(start, min(batch_size, data.per_epoch - start)), device)
+        first = start + ranks.batch_rank * share
+        count = min(share, data.per_epoch - first)
+        # A rank for which the last batch has nothing left takes part with a sequence that counts for nothing.
+        batch = to_device(data.batch(first, count) if count > 0 else without_labels(data.batch(start, 1)), device)
         total, weight, _ = objective.loss(model, batch)
         totals.append(total)
         weights.append(weight)
     model.train(was_training)
     if cancelled():
         return None
-    weight_sum = torch.stack(weights).cpu().double().sum().item()
-    loss = torch.stack(totals).cpu().double().sum().item() / weight_sum
+    sums = torch.stack([torch.stack(parts).cpu().double().sum() for parts in (totals, weights)])
+    loss_sum, weight_sum = ranks.sum(sums).tolist()
+    loss = loss_sum / weight_sum
     return Evaluation(loss, weight_sum, bits_per_byte(loss, bytes_per_token))
+
+
+def without_labels(batch: ArrayBatch) -> ArrayBatch:
+    """The batch with nothing to predict."""
+    return replace(batch, labels=np.full_like(batch.labels, IGNORED))

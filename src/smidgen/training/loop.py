@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import logging
 import math
-import os
-import shutil
+import signal
 import time
 from collections.abc import Callable
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeVar, cast
 
 import torch
 from torch import Tensor
@@ -18,20 +17,32 @@ from torch import Tensor
 from smidgen.config import Config, dump_config, load_config
 from smidgen.folders.atomic import write_text
 from smidgen.folders.run import Retention, RunFolder
-from smidgen.model import Decoder, count_parameters, flops_per_token, load_architecture
+from smidgen.model import Decoder, count_parameters, flops_per_token
 from smidgen.runtime.errors import ConfigError, TrainingError
 from smidgen.runtime.protocols import Tokenizer
 from smidgen.training.averaging import Averaging, restore_averaging, weights_to_keep
+from smidgen.training.compiling import compile_training
 from smidgen.training.data import TrainingData
 from smidgen.training.devices import device_name, peak_flops, resolve_device
 from smidgen.training.evaluate import bits_per_byte, evaluate
 from smidgen.training.guards import StepGuard, diagnosis
 from smidgen.training.interrupts import StopSignals
 from smidgen.training.memory import reuse_freed_memory
-from smidgen.training.metrics import MetricsFile, drop_after
+from smidgen.training.metrics import MetricsFile, NoMetrics, drop_after
 from smidgen.training.objectives import Objective, to_device
 from smidgen.training.observer import Observer, Plan, Summary
 from smidgen.training.optimizers import average_and_clip, make_optimizer, set_rates
+from smidgen.training.parallel import (
+    Ranks,
+    divided_like,
+    is_divided,
+    joined_ranks,
+    parallelize,
+    rank_device,
+    resolve_degrees,
+    whole_copy,
+    world_size,
+)
 from smidgen.training.precision import apply_precision, compute_dtype, make_scaler
 from smidgen.training.randomness import seed_everything
 from smidgen.training.reporting import Reporter, Workload
@@ -42,8 +53,6 @@ from smidgen.training.schedules import learning_rate, weight_decay
 from smidgen.training.state import TrainerState, capture_state, read_averaging, read_trainer_state, restore_state
 
 logger = logging.getLogger(__name__)
-
-AnyCallable = TypeVar("AnyCallable", bound=Callable)
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,6 +83,8 @@ def train(config: Config, task: Task, run_path: str | Path, observer: Observer |
 
     A resumed run ends with the same weights, to the bit, as one that was never stopped (on the same machine). A
     finished run returns at once. SIGINT and SIGTERM end the run after the step at hand and a checkpoint.
+    Under torchrun every process calls it, with the same configuration and data: they share the work as
+    `training.parallel` says, the first writes the run folder, and a signal to any of them stops all.
     Raises ConfigError or TrainingError before any work where the configuration does not fit the run or the machine.
     """
     run = RunFolder(run_path)
@@ -84,20 +95,21 @@ def train(config: Config, task: Task, run_path: str | Path, observer: Observer |
             config.training.schedule.warmup_steps,
             total_steps,
         )
-    device = resolve_device(config.training.device)
-    observer = observer or Observer()
+    device = rank_device(resolve_device(config.training.device))
+    degrees = resolve_degrees(config, world_size())
     hours = config.training.max_time
-    with (
-        run.locked(),
-        StopSignals(observer.stopping, None if hours is None else hours * 3600) as signals,
-    ):
-        origin = find_origin(config, task, run)
+    with joined_ranks(degrees, device) as ranks, ExitStack() as stack:
+        observer = observer if observer is not None and ranks.is_main else Observer()
+        ranks.on_main(lambda: stack.enter_context(run.locked()))
+        signals = stack.enter_context(StopSignals(observer.stopping, None if hours is None else hours * 3600))
+        origin = ranks.on_main(lambda: find_origin(config, task, run))
         state, checkpoint = origin.state, origin.checkpoint
         first_step = state.step
         if state.step < total_steps:
-            checkpoint = Trainer(config, task, run, device, total_steps, signals, origin, observer).run()
-        best = run.best_validation_loss()
+            checkpoint = Trainer(config, task, run, device, total_steps, signals, origin, observer, ranks).run()
+        best = ranks.on_main(run.best_validation_loss)
         unfinished = state.step < total_steps
+        received = ranks.highest(signals.received or 0)
         return Summary(
             run=run.path,
             steps=state.step,
@@ -108,8 +120,8 @@ def train(config: Config, task: Task, run_path: str | Path, observer: Observer |
             best_validation_loss=best,
             best_bits_per_byte=bits_per_byte(best, task.data.validation_bytes_per_token),
             checkpoint=checkpoint,
-            stopped_by=signals.received if unfinished else None,
-            out_of_time=unfinished and signals.received is None,
+            stopped_by=signal.Signals(received) if unfinished and received else None,
+            out_of_time=unfinished and not received,
         )
 
 
@@ -140,7 +152,7 @@ def find_origin(config: Config, task: Task, run: RunFolder) -> Origin:
 
 
 class Trainer:
-    """One run in one process: everything that `run` needs is made on construction."""
+    """One run in one process, or one rank's part in it: everything that `run` needs is made on construction."""
 
     def __init__(
         self,
@@ -152,8 +164,10 @@ class Trainer:
         signals: StopSignals,
         origin: Origin,
         observer: Observer,
+        ranks: Ranks,
     ) -> None:
         training = config.training
+        self.ranks = ranks
         self.training, self.task, self.run_folder, self.device = training, task, run, device
         self.total_steps, self.signals, self.observer = total_steps, signals, observer
         self.state, self.checkpoint = origin.state, origin.checkpoint
@@ -164,12 +178,16 @@ class Trainer:
 
         if device.type == "cpu":
             reuse_freed_memory()
-        seed_everything(training.seed)
+        # Ranks draw different numbers: no two of them drop out the same activations.
+        seed_everything(training.seed + ranks.rank)
         self.model = self._starting_model().to(device)
         apply_precision(self.model, training.precision, device)
         self.model.set_dropout(training.dropout)
         self.model.train()
-        self.loss = compiled(task.objective.loss) if training.compile else task.objective.loss
+        self.model.set_activation_checkpointing(training.activation_checkpointing)
+        if training.compile:
+            compile_training(self.model)
+        self.parallel = parallelize(self.model, task.objective.loss, ranks)
         seq_len = training.seq_len or config.model.max_seq_len
         self.tokens_per_pass = training.batch_size * seq_len
         self.optimizer = make_optimizer(self.model, training.optimizer)
@@ -179,19 +197,22 @@ class Trainer:
         self.averaging = None if decay is None else Averaging(self.model, decay)
         if self.checkpoint is not None:
             self._restore(self.checkpoint)
-            run.refresh(retention)
+            if ranks.is_main:
+                run.refresh(retention)
         self.guard = StepGuard(self.state.losses, training.spikes, self.scaler.is_enabled())
         self.writer = CheckpointWriter(run, retention, task.tokenizer)
 
-        write_text(run.config_path, dump_config(config))
-        drop_after(run.metrics_path, self.state.step)
-        self.metrics = MetricsFile(run.metrics_path)
+        if ranks.is_main:
+            write_text(run.config_path, dump_config(config))
+            drop_after(run.metrics_path, self.state.step)
+        self.metrics = MetricsFile(run.metrics_path) if ranks.is_main else NoMetrics()
         if self.checkpoint is not None:
             self.metrics.write("resume", self.state.step, changes=origin.changes)
+        peak = peak_flops(device, compute_dtype(training.precision))
         workload = Workload(
             tokens_per_step=self.tokens_per_pass * training.gradient_accumulation_steps,
             flops_per_token=flops_per_token(config.model, seq_len),
-            peak_flops=peak_flops(device, compute_dtype(training.precision)),
+            peak_flops=None if peak is None else peak * ranks.size,
             bytes_per_token=task.data.train_bytes_per_token,
         )
         observer.restore(self.state.trackers)
@@ -200,7 +221,7 @@ class Trainer:
                 config=config,
                 run=run.path,
                 num_parameters=count_parameters(config.model),
-                device=device_name(device),
+                device=device_name(device) if ranks.size == 1 else f"{ranks.size} × {device_name(device)}",
                 peak_flops=workload.peak_flops,
                 total_steps=total_steps,
                 tokens_per_step=workload.tokens_per_step,
@@ -216,15 +237,14 @@ class Trainer:
         """Take the steps that are left, or those until a stop is asked for; returns the last checkpoint."""
         training, state = self.training, self.state
         try:
-            while state.step < self.total_steps and not self.signals.stop:
+            while state.step < self.total_steps and not self._stop():
                 self._step()
                 if self.guard.exhausted:
                     self._save(validation_loss=None)
                     raise diagnosis(self.model, state.step, self.guard.reason, self.lr)
                 with self.reporter.paused():
-                    if self.observer.wants_model(state.step):
-                        with weights_to_keep(self.optimizer, self.averaging):
-                            self.observer.shown_model(state.step, self.model, self.task.tokenizer)
+                    if self.ranks.any(self.observer.wants_model(state.step)):
+                        self._show_model()
                     if self._due(training.eval_every) or self._due(training.checkpoint_every):
                         self._evaluate_and_save()
                     self._hear_of_checkpoints(wait=False)
@@ -234,6 +254,7 @@ class Trainer:
             self._hear_of_checkpoints(wait=True)
             self.writer.close()
             self.metrics.close()
+        self._agree_on_checkpoint()
         if self.saved_step < state.step:
             raise TrainingError(
                 f"{self.run_folder.path}: the checkpoint of step {state.step} could not be written ({self.failure}); "
@@ -263,6 +284,17 @@ class Trainer:
         if verdict == "roll_back":
             self._roll_back()
 
+    def _stop(self) -> bool:
+        """Whether some rank was asked to stop, or is out of time."""
+        return self.ranks.any(self.signals.stop)
+
+    def _show_model(self) -> None:
+        """Let the observer see the model as it would be saved."""
+        with weights_to_keep(self.optimizer, self.averaging):
+            shown = whole_copy(self.model, self.ranks) if is_divided(self.model) else self.model
+            if shown is not None:
+                self.observer.shown_model(self.state.step, shown, self.task.tokenizer)
+
     def _starting_model(self) -> Decoder:
         if self.checkpoint is None:
             return self.task.starting_model()
@@ -277,28 +309,41 @@ class Trainer:
         """
         self.optimizer.zero_grad(set_to_none=True)
         sums: dict[str, Tensor] = {}
-        for _ in range(self.training.gradient_accumulation_steps):
-            batch = to_device(self.task.data.train.batch(self.state.cursor, self.training.batch_size), self.device)
-            loss, weight, figures = self.loss(self.model, batch)
-            self.scaler.scale(loss).backward()
+        passes, share = self.training.gradient_accumulation_steps, self.training.batch_size // self.ranks.batch_size
+        for number in range(passes):
+            first = self.state.cursor + self.ranks.batch_rank * share
+            batch = to_device(self.task.data.train.batch(first, share), self.device)
+            with self.parallel.accumulating(is_last=number == passes - 1):
+                loss, weight, figures = self.parallel.loss(self.model, batch)
+                self.scaler.scale(loss).backward()
             for name, value in {"loss": loss.detach(), "weight": weight, **figures}.items():
                 sums[name] = sums[name] + value if name in sums else value
             self.state.cursor += self.training.batch_size
             self.state.tokens += self.tokens_per_pass
+        self.parallel.finish_gradients()
+        totals = self.ranks.sum(torch.stack([value.float() for value in sums.values()]))
         self.scaler.unscale_(self.optimizer)
-        sums["grad_norm"] = average_and_clip(self.model.parameters(), sums["weight"], self.training.gradient_clip)
+        weight = totals[list(sums).index("weight")]
+        norm = average_and_clip(self.model.parameters(), weight, self.training.gradient_clip)
         # The one place where a step waits for the device: whether it may be taken depends on these.
-        return dict(zip(sums, torch.stack([value.float() for value in sums.values()]).tolist(), strict=True))
+        values = torch.cat([totals, norm.float()[None]]).tolist()
+        return dict(zip([*sums, "grad_norm"], values, strict=True))
 
     def _roll_back(self) -> None:
         """Return to the last checkpoint, with the data that follows what was read; without a checkpoint, only skip."""
         self._hear_of_checkpoints(wait=True)
+        self._agree_on_checkpoint()
         if self.checkpoint is None:
             return
         state, cursor, tokens = self.state, self.state.cursor, self.state.tokens
         from smidgen.folders import load
 
-        self.model.load_state_dict(load(self.checkpoint / "model").state_dict())
+        saved = dict(load(self.checkpoint / "model").named_parameters())
+        with torch.no_grad():
+            for parameter, weight in zip(
+                self.model.parameters(), divided_like(self.model, saved).values(), strict=True
+            ):
+                parameter.copy_(weight)
         self._restore(self.checkpoint)
         earlier = read_trainer_state(self.checkpoint)
         refused = state.losses.refused_in_a_row
@@ -311,10 +356,10 @@ class Trainer:
 
     def _restore(self, checkpoint: Path) -> None:
         """Put everything beside the model, which is the checkpoint's, back to where it was."""
-        restore_state(checkpoint, self.model, self.optimizer, self.scaler, self.device)
+        restore_state(checkpoint, self.model, self.optimizer, self.scaler, self.device, self.ranks)
         weights = read_averaging(checkpoint)
         if weights:
-            restore_averaging(self.model, self.averaging, weights)
+            restore_averaging(self.model, self.averaging, divided_like(self.model, weights))
         if isinstance(self.optimizer, ScheduleFreeAdamW):
             self.optimizer.train()
 
@@ -329,13 +374,15 @@ class Trainer:
             with weights_to_keep(self.optimizer, self.averaging):
                 evaluation = evaluate(
                     self.model,
-                    self.task.objective,
+                    self.parallel,
                     data.validation,
                     self.training.batch_size,
                     self.device,
                     data.validation_bytes_per_token,
-                    cancelled=lambda: self.signals.stop,
+                    cancelled=self._stop,
+                    ranks=self.ranks,
                 )
+                self.parallel.finish_evaluation()
         if evaluation is not None:
             self.reporter.evaluation(evaluation)
         if self._due(self.training.checkpoint_every):
@@ -349,15 +396,14 @@ class Trainer:
         self.metrics.sync()
         with weights_to_keep(self.optimizer, self.averaging):
             averaging = {} if self.averaging is None else self.averaging.tensors()
-            copy = Copy(
-                step=self.state.step,
-                model=copy_of(self.model),
-                state=capture_state(self.state, self.model, self.optimizer, self.scaler, {}, averaging, self.device),
-                validation_loss=validation_loss,
+            model = whole_copy(self.model, self.ranks)
+            captured = capture_state(
+                self.state, self.model, self.optimizer, self.scaler, {}, averaging, self.device, self.ranks
             )
         self.copied_step = self.state.step
-        self.observer.saving(self.state.step)
-        self.writer.begin(copy)
+        if model is not None and captured is not None:
+            self.observer.saving(self.state.step)
+            self.writer.begin(Copy(self.state.step, model, captured, validation_loss))
 
     def _hear_of_checkpoints(self, *, wait: bool) -> None:
         """Tell how the checkpoint that was being written ended."""
@@ -374,18 +420,7 @@ class Trainer:
                 self.checkpoint, self.saved_step = outcome.checkpoint, outcome.step
                 self.observer.saved(outcome.step, outcome.checkpoint)
 
-
-def copy_of(model: Decoder) -> Decoder:
-    """The model on the CPU, in memory of its own."""
-    copy = load_architecture(model.config)
-    tensors = {name: p.detach().to("cpu", copy=True) for name, p in model.named_parameters()}
-    copy.load_state_dict(tensors, assign=True)
-    return copy
-
-
-def compiled(function: AnyCallable) -> AnyCallable:
-    """`function` under torch.compile. Raises ConfigError where the C++ compiler that it needs is not installed."""
-    candidates = [os.environ.get("CXX", ""), "g++", "clang++", "c++"]
-    if not any(shutil.which(name) for name in candidates if name):
-        raise ConfigError("training.compile = true: needs a C++ compiler; install g++ or leave training.compile false")
-    return cast(AnyCallable, torch.compile(function))
+    def _agree_on_checkpoint(self) -> None:
+        """Only the main rank's thread writes: let all know how that ended."""
+        news = self.checkpoint, self.saved_step, self.failure
+        self.checkpoint, self.saved_step, self.failure = self.ranks.broadcast(news)

@@ -76,6 +76,22 @@ class MetricsFile(JsonLines):
         self.append({"kind": kind, "step": step, **values})
 
 
+class NoMetrics(MetricsFile):
+    """The metrics of a rank that does not write them."""
+
+    def __init__(self) -> None:
+        pass
+
+    def append(self, record: dict[str, Any]) -> None:
+        pass
+
+    def sync(self) -> None:
+        pass
+
+    def close(self) -> None:
+        pass
+
+
 def read_metrics(path: Path) -> Iterator[dict[str, Any]]:
     """The lines of a metrics file; what a killed process left unfinished is passed over."""
     if not path.exists():

@@ -9,6 +9,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+GENERATORS = ("torch", "numpy", "python", "cuda", "mps")
+"""Names of the tensors that hold the generators' state."""
+
 
 def seed_everything(seed: int) -> None:
     """Seed Python's, numpy's and torch's generators, those of all GPUs included."""

@@ -16,7 +16,8 @@ from smidgen.model import Decoder
 from smidgen.runtime.errors import ModelFolderError
 from smidgen.training.guards import LossStatistics
 from smidgen.training.optimizers import load_optimizer_tensors, optimizer_tensors
-from smidgen.training.randomness import capture_randomness, restore_randomness
+from smidgen.training.parallel import Ranks, whole_on_main
+from smidgen.training.randomness import GENERATORS, capture_randomness, restore_randomness
 
 _OPTIMIZER, _RANDOM, _PRECISION = "optimizer.safetensors", "random.safetensors", "precision.safetensors"
 _AVERAGING = "averaging.safetensors"
@@ -80,15 +81,27 @@ def capture_state(
     precision: Mapping[str, Tensor],
     averaging: Mapping[str, Tensor],
     device: torch.device,
-) -> CapturedState:
-    """Copy the state of a run to memory of its own."""
-    tensors, values = capture_randomness(device)
+    ranks: Ranks,
+) -> CapturedState | None:
+    """Copy the state of a run to memory of its own on the main rank, divided tensors whole; None on the others.
+
+    Every rank must call it.
+    """
+    generators = ranks.gather(capture_randomness(device))
+    optimizer_copies = whole_on_main(optimizer_tensors(optimizer, model), ranks)
+    training_weights = whole_on_main(averaging, ranks)
+    if not ranks.is_main:
+        return None
     return CapturedState(
-        optimizer=_copies(optimizer_tensors(optimizer, model)),
+        optimizer=optimizer_copies,
         precision=_copies(precision),
-        averaging=_copies(averaging),
-        random=_copies(tensors),
-        trainer={**asdict(state), "scaler": scaler.state_dict(), "random": values},
+        averaging=training_weights,
+        random={
+            _of_rank(name, rank): tensor
+            for rank, (tensors, _) in enumerate(generators)
+            for name, tensor in _copies(tensors).items()
+        },
+        trainer={**asdict(state), "scaler": scaler.state_dict(), "random": [values for _, values in generators]},
     )
 
 
@@ -127,18 +140,31 @@ def restore_state(
     optimizer: torch.optim.Optimizer,
     scaler: torch.amp.GradScaler,
     device: torch.device,
+    ranks: Ranks,
 ) -> None:
-    """Put the optimiser, the scaler and the random generators back to where they were at `checkpoint`."""
+    """Put the optimiser, the scaler and the random generators back to where they were at `checkpoint`.
+
+    A rank that the checkpoint does not know keeps the generators that it was started with.
+    """
     tree = _read_tree(checkpoint)
     load_optimizer_tensors(optimizer, model, load_file(checkpoint / "state" / _OPTIMIZER))
     # A run that changes to fp16 begins with a fresh scaler; one that leaves it has no use for the old one.
     if scaler.is_enabled() and tree["scaler"]:
         scaler.load_state_dict(tree["scaler"])
-    restore_randomness(device, load_file(checkpoint / "state" / _RANDOM), tree["random"])
+    if ranks.rank < len(tree["random"]):
+        tensors = load_file(checkpoint / "state" / _RANDOM)
+        own = {
+            name: tensors[_of_rank(name, ranks.rank)] for name in GENERATORS if _of_rank(name, ranks.rank) in tensors
+        }
+        restore_randomness(device, own, tree["random"][ranks.rank])
 
 
 def _read_optional(path: Path) -> dict[str, Tensor]:
     return load_file(path) if path.exists() else {}
+
+
+def _of_rank(name: str, rank: int) -> str:
+    return f"{rank}.{name}"
 
 
 def _copies(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:

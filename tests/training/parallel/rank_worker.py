@@ -9,7 +9,6 @@ import json
 import os
 import sys
 import traceback
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +17,8 @@ from torch import Tensor
 
 from smidgen.config import Config, load_config
 from smidgen.model import Decoder
+from smidgen.runtime.errors import TrainingError
+from smidgen.training.compiling import compile_training
 from smidgen.training.objectives import Batch, LanguageModeling
 from smidgen.training.optimizers import (
     average_and_clip,
@@ -32,7 +33,7 @@ from smidgen.training.parallel import (
     Ranks,
     joined_ranks,
     parallelize,
-    whole_model,
+    whole_copy,
     whole_on_main,
 )
 
@@ -86,11 +87,13 @@ def configuration(case: dict[str, Any]) -> Config:
 class Training:
     """A few steps on random tokens, with ragged labels, as the loop takes them."""
 
-    def __init__(self, config: Config, ranks: Ranks, compiler: Callable | None) -> None:
+    def __init__(self, config: Config, ranks: Ranks, backend: str | None) -> None:
         self.config, self.ranks = config, ranks
         self.model = Decoder(config.model).initialize(1).train()
         self.model.set_activation_checkpointing(config.training.activation_checkpointing)
-        self.parallel = parallelize(self.model, LanguageModeling().loss, ranks, compiler)
+        if backend is not None:
+            compile_training(self.model, backend)
+        self.parallel = parallelize(self.model, LanguageModeling().loss, ranks)
         self.optimizer = make_optimizer(self.model, config.training.optimizer)
         self.random = torch.Generator().manual_seed(5)
 
@@ -132,22 +135,21 @@ class Training:
 
     def whole_state(self) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
         """Weights and optimiser state, whole, on the main rank."""
-        model = whole_model(self.model, self.ranks)
+        model = whole_copy(self.model, self.ranks)
         weights = {} if model is None else {name: p.detach() for name, p in model.named_parameters()}
         return weights, whole_on_main(optimizer_tensors(self.optimizer, self.model), self.ranks)
 
 
 def run_case(case: dict[str, Any], ranks: Ranks) -> dict[str, Any]:
     config = configuration(case)
-    compiler = (lambda f: torch.compile(f, backend=case["backend"])) if case["backend"] else None
 
-    def train(ranks: Ranks, compiler: Callable | None) -> tuple[Training, list[list[float]], float]:
+    def train(ranks: Ranks, backend: str | None) -> tuple[Training, list[list[float]], float]:
         torch.manual_seed(0)
-        training = Training(config, ranks, compiler)
+        training = Training(config, ranks, backend)
         steps = [list(training.step()) for _ in range(STEPS)]
         return training, steps, training.evaluate()
 
-    divided, steps, evaluation = train(ranks, compiler)
+    divided, steps, evaluation = train(ranks, case["backend"])
     weights, state = divided.whole_state()
     # What was gathered can be divided again: the optimiser takes back its own state.
     state = ranks.broadcast(state)
@@ -180,8 +182,23 @@ def collectives(ranks: Ranks) -> dict[str, Any]:
         "any_none": ranks.any(False),
         "any_last": ranks.any(ranks.rank == ranks.size - 1),
         "sum": ranks.sum(torch.tensor([1.0, float(ranks.batch_rank)])).tolist(),
+        "largest": ranks.largest(torch.tensor([1.0, float(ranks.rank)])).tolist(),
         "broadcast": ranks.broadcast({"from": ranks.rank}),
+        "gather": ranks.gather(ranks.rank),
+        "on_main": ranks.on_main(lambda: ranks.rank),
+        "refused": refusal(ranks),
     }
+
+
+def refusal(ranks: Ranks) -> str:
+    def refuse() -> None:
+        raise TrainingError(f"refused by {ranks.rank}")
+
+    try:
+        ranks.on_main(refuse)
+    except TrainingError as error:
+        return str(error)
+    return "nothing"
 
 
 def main(cases_path: str, results_path: str) -> None:

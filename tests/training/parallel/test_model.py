@@ -103,4 +103,13 @@ def test_compiled_ranks_give_one_rank_s_losses_and_weights(tmp_path: Path, run_r
 @pytest.mark.parametrize("size", [2, 4])
 def test_what_one_rank_says_all_hear(size: int, results: dict[str, Any]) -> None:
     answer = results[name(case([2, 1, size // 2], None))]
-    assert answer == {"any_none": False, "any_last": True, "sum": [2.0, 1.0], "broadcast": {"from": 0}}
+    assert answer == {
+        "any_none": False,
+        "any_last": True,
+        "sum": [2.0, 1.0],
+        "largest": [1.0, size - 1.0],
+        "broadcast": {"from": 0},
+        "gather": list(range(size)),
+        "on_main": 0,
+        "refused": "refused by 0",
+    }

@@ -1,9 +1,17 @@
 """Training on many ranks by torch.distributed: replicas, sharded weights, tensor parallelism, and their product."""
 
 from smidgen.training.parallel.degrees import Degrees, resolve_degrees
-from smidgen.training.parallel.gather import divided_as, is_divided, local_parts, whole, whole_model, whole_on_main
+from smidgen.training.parallel.gather import (
+    divided_as,
+    divided_like,
+    is_divided,
+    local_parts,
+    whole,
+    whole_copy,
+    whole_on_main,
+)
 from smidgen.training.parallel.model import Parallel, parallelize
-from smidgen.training.parallel.ranks import ProcessGroup, Ranks, joined_ranks, rank_device, world_size
+from smidgen.training.parallel.ranks import ProcessGroup, Ranks, is_main_rank, joined_ranks, rank_device, world_size
 
 __all__ = [
     "Degrees",
@@ -11,14 +19,16 @@ __all__ = [
     "ProcessGroup",
     "Ranks",
     "divided_as",
+    "divided_like",
     "is_divided",
+    "is_main_rank",
     "joined_ranks",
     "local_parts",
     "parallelize",
     "rank_device",
     "resolve_degrees",
     "whole",
-    "whole_model",
+    "whole_copy",
     "whole_on_main",
     "world_size",
 ]

@@ -48,7 +48,16 @@ def resolve_degrees(config: Config, world_size: int) -> Degrees:
             f" {degrees.size} with 'torchrun --nproc-per-node {degrees.size} -m smidgen …' or change the degrees"
         )
     _check_batch(config, degrees)
+    precision = config.training.precision
+    if precision == "fp16" and degrees.shard * degrees.tensor > 1:
+        raise ConfigError("training.precision = fp16: its gradient scaler knows no divided weights; use bf16 or fp32")
     if degrees.tensor > 1:
+        if precision.startswith("fp8") or config.model.linear.kind == "fp8_block":
+            field = "training.precision" if precision.startswith("fp8") else "model.linear.kind"
+            raise ConfigError(
+                f"{field} = {precision if precision.startswith('fp8') else 'fp8_block'}: FP8 kernels take whole weights,"
+                f" not those of training.parallel.tensor = {degrees.tensor}; use training.parallel.shard, or bf16"
+            )
         _check_tensor(config, degrees.tensor)
     return degrees
 

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor, distribute_tensor
 
-from smidgen.model import Decoder
+from smidgen.model import Decoder, load_architecture
 from smidgen.training.parallel.ranks import Ranks
 
 
@@ -45,21 +45,23 @@ def whole_on_main(tensors: Mapping[str, Tensor], ranks: Ranks) -> dict[str, Tens
     for name, tensor in tensors.items():
         complete = whole(tensor.detach())
         if ranks.is_main:
-            gathered[name] = complete.to("cpu", copy=True)
+            gathered[name] = complete.to("cpu", copy=True).contiguous()
     return gathered
 
 
-@torch.no_grad()
-def whole_model(model: Decoder, ranks: Ranks) -> Decoder | None:
-    """The model whole, for the main rank to save; None on the others. An undivided model is itself, not a copy.
-
-    Every rank must call it.
-    """
-    if not is_divided(model):
-        return model if ranks.is_main else None
+def whole_copy(model: Decoder, ranks: Ranks) -> Decoder | None:
+    """The model whole on the CPU, in memory of its own, for the main rank; None on the others, which must call it."""
     tensors = whole_on_main(dict(model.named_parameters()), ranks)
     if not ranks.is_main:
         return None
-    complete = Decoder(model.config)
-    complete.load_state_dict(tensors)
-    return complete.train(model.training)
+    copy = load_architecture(model.config)
+    copy.load_state_dict(tensors, assign=True)
+    return copy
+
+
+def divided_like(model: nn.Module, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Whole tensors that bear the names of parameters, each divided as its parameter; others as they are."""
+    parameters = dict(model.named_parameters())
+    return {
+        name: divided_as(tensor, parameters[name]) if name in parameters else tensor for name, tensor in tensors.items()
+    }

@@ -8,7 +8,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any, TypeVar, cast
+from typing import Any, cast
 
 import torch
 import torch.distributed as dist
@@ -22,9 +22,7 @@ from smidgen.training.objectives import Batch, Loss
 from smidgen.training.parallel.ranks import DATA, SHARD, TENSOR, ProcessGroup, Ranks
 from smidgen.training.parallel.tensor import TensorParallelModel
 
-Function = TypeVar("Function", bound=Callable)
 LossFunction = Callable[[Decoder, Batch], Loss]
-Compiler = Callable[[Function], Function]
 
 
 class Parallel:
@@ -81,16 +79,13 @@ class Replicated(Parallel):
 class Sharded(Parallel):
     """Weights are divided: over tensor ranks within layers, over shard ranks by FSDP2; data ranks hold copies."""
 
-    def __init__(self, model: Decoder, loss: LossFunction, ranks: ProcessGroup, compiler: Compiler | None) -> None:
+    def __init__(self, model: Decoder, loss: LossFunction, ranks: ProcessGroup) -> None:
         super().__init__(loss)
         self._parameters = lambda: model.parameters()
         degrees = ranks.degrees
         seen: object = model
         if degrees.tensor > 1:
             seen = TensorParallelModel(model, ranks.mesh[TENSOR])
-        if compiler is not None:
-            for layer in model.layers:
-                layer.forward = compiler(layer.forward)  # type: ignore[method-assign]
         self._module = _LossModule(model, cast(Decoder, seen), loss)
         self._shards: list[FSDPModule] = []
         self._is_divided_by_shards = degrees.shard > 1
@@ -131,18 +126,17 @@ class Sharded(Parallel):
             shard.reshard()
 
 
-def parallelize(model: Decoder, loss: LossFunction, ranks: Ranks, compiler: Compiler | None = None) -> Parallel:
+def parallelize(model: Decoder, loss: LossFunction, ranks: Ranks) -> Parallel:
     """Divide `model`, in place, as `ranks.degrees` say; whole and equal on every rank before.
 
-    Afterwards its parameters are plain tensors (replicas) or DTensors (anything divided), under the same names; make
-    the optimiser after this. `compiler` (torch.compile) is applied to the loss, or to every layer of a divided model,
-    whose gathering of weights between layers stays outside.
+    Afterwards its parameters are plain tensors (replicas) or DTensors (anything divided), under the same names: make
+    the optimiser after this.
     """
     if not isinstance(ranks, ProcessGroup):
-        return Parallel(loss if compiler is None else compiler(loss))
+        return Parallel(loss)
     if ranks.degrees.shard == ranks.degrees.tensor == 1:
-        return Replicated(model, loss if compiler is None else compiler(loss))
-    return Sharded(model, loss, ranks, compiler)
+        return Replicated(model, loss)
+    return Sharded(model, loss, ranks)
 
 
 class _LossModule(nn.Module):

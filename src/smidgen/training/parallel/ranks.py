@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import TypeVar
+from typing import Any, TypeVar, cast
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 
+from smidgen.runtime.errors import SmidgenError
 from smidgen.training.parallel.degrees import Degrees
 
 Value = TypeVar("Value")
@@ -38,9 +39,17 @@ class Ranks:
         """Whether this process writes the run folder and reports."""
         return self.rank == 0
 
+    def highest(self, number: int) -> int:
+        """The greatest `number` of all ranks. Every rank must call it, as everything below."""
+        return number
+
     def any(self, flag: bool) -> bool:
-        """Whether `flag` is true on some rank. Every rank must call it, as everything below."""
-        return flag
+        """Whether `flag` is true on some rank."""
+        return bool(self.highest(int(flag)))
+
+    def largest(self, tensor: Tensor) -> Tensor:
+        """The greatest value of each element of `tensor` over all ranks."""
+        return tensor
 
     def sum(self, tensor: Tensor) -> Tensor:
         """The sum of `tensor` over the shares of the batch; the same on every rank."""
@@ -52,6 +61,24 @@ class Ranks:
     def broadcast(self, value: Value) -> Value:
         """The main rank's `value`, on every rank."""
         return value
+
+    def gather(self, value: Value) -> list[Value]:
+        """Every rank's `value`, for the main rank; empty for the others."""
+        return [value]
+
+    def on_main(self, function: Callable[[], Value]) -> Value:
+        """What `function` returns on the main rank, on every rank; a SmidgenError that it raises is everyone's."""
+        result: Value | None = None
+        error: SmidgenError | None = None
+        if self.is_main:
+            try:
+                result = function()
+            except SmidgenError as raised:
+                error = raised
+        result, error = self.broadcast((result, error))
+        if error is not None:
+            raise error
+        return cast(Value, result)
 
 
 class ProcessGroup(Ranks):
@@ -70,11 +97,16 @@ class ProcessGroup(Ranks):
         shares = [dist.new_group(list(range(first, self.size, degrees.tensor))) for first in range(degrees.tensor)]
         self._share_group = shares[self.rank % degrees.tensor]
 
-    def any(self, flag: bool) -> bool:
+    def highest(self, number: int) -> int:
         # On the CPU: a signal must not wait for a busy GPU.
-        flags = torch.tensor(int(flag))
-        dist.all_reduce(flags, dist.ReduceOp.MAX)
-        return bool(flags.item())
+        numbers = torch.tensor(number)
+        dist.all_reduce(numbers, dist.ReduceOp.MAX)
+        return int(numbers.item())
+
+    def largest(self, tensor: Tensor) -> Tensor:
+        largest = tensor.clone()
+        dist.all_reduce(largest, dist.ReduceOp.MAX)
+        return largest
 
     def sum(self, tensor: Tensor) -> Tensor:
         total = tensor.clone()
@@ -89,10 +121,20 @@ class ProcessGroup(Ranks):
         dist.broadcast_object_list(values, src=0)
         return values[0]
 
+    def gather(self, value: Value) -> list[Value]:
+        gathered: list[Any] | None = [None] * self.size if self.is_main else None
+        dist.gather_object(value, gathered)
+        return gathered or []
+
 
 def world_size() -> int:
     """Processes that torchrun started, by its environment; 1 without it."""
     return int(os.environ.get("WORLD_SIZE", "1"))
+
+
+def is_main_rank() -> bool:
+    """Whether this process is the first of torchrun's, or alone."""
+    return int(os.environ.get("RANK", "0")) == 0
 
 
 def rank_device(device: torch.device) -> torch.device:
