@@ -19,7 +19,7 @@ from smidgen.data.permutation import derived_seed
 from smidgen.folders import load_tokenizer
 from smidgen.folders.run import is_run_folder
 from smidgen.model import Decoder
-from smidgen.runtime.errors import ConfigError, ModelFolderError, TrainingError
+from smidgen.runtime.errors import ConfigError, ModelFolderError
 from smidgen.training.data import TrainingData
 from smidgen.training.loop import Task, train
 from smidgen.training.objectives import LanguageModeling
@@ -50,7 +50,7 @@ def pretrain(config: Config, run_path: str | Path, observer: Observer | None = N
     """
     config = with_data_of_run(config, run_path)
     data = open_dataset(config)
-    check_run(config, data, run_path)
+    check_run(data, run_path)
     config = resolve(config, data)
     sequences = training_data(config, data)
     begun = time.perf_counter()
@@ -96,19 +96,10 @@ def open_dataset(config: Config) -> DatasetMixture:
     return DatasetMixture.open({config.data.path: 1.0})
 
 
-def check_run(config: Config, data: DatasetMixture, run_path: str | Path) -> None:
-    """Refuse to go on with a run whose model means something else by its ids, or whose cursor counts other sequences.
-
-    Raises DataError naming both tokenizers, or TrainingError naming the field.
-    """
+def check_run(data: DatasetMixture, run_path: str | Path) -> None:
+    """Refuse to go on with a run whose model means something else by its ids: DataError naming both tokenizers."""
     if not is_run_folder(run_path):
         return
-    before = load_config(run_path).data.packing
-    if before != config.data.packing:
-        raise TrainingError(
-            f"the run cannot go on with another data.packing ({before} → {config.data.packing}); "
-            "keep the old value or choose another --run"
-        )
     try:
         tokenizer = load_tokenizer(run_path)
     except ModelFolderError:

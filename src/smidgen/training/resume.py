@@ -9,9 +9,9 @@ from smidgen.config import Config
 from smidgen.runtime.errors import TrainingError
 
 # These decide the weights' shapes and meaning, and which sequence a number of the data stream stands for.
-_FIXED = ("model.", "data.sampling", "training.seed", "training.seq_len", "training.optimizer.kind")
+_FIXED = ("model.", "data.sampling", "data.packing", "training.seed", "training.seq_len", "training.optimizer.kind")
 # The fingerprint of the data decides what the data is, tokenizer included; a folder may move.
-_UNCOMPARED = ("description", "data.path", "tokenizer.")
+_UNCOMPARED = ("description", "data.path", "data.mixture", "tokenizer.")
 
 Changes = dict[str, tuple[Any, Any]]
 """Dotted field → value before, value now."""
