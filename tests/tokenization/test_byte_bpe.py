@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import pickle
 import random
 import unicodedata
 from collections.abc import Callable
@@ -276,3 +277,23 @@ def test_batches_equal_single_texts(trained: Trained) -> None:
     assert tokenizer.encode_batch(texts) == [tokenizer.encode(text) for text in texts]
     assert tokenizer.encode_batch(["a", ""], bos=True) == [tokenizer.encode("a", bos=True), [0]]
     assert tokenizer.encode_batch([]) == []
+
+
+def test_a_tokenizer_can_be_sent_to_another_process() -> None:
+    tokenizer: Any = train_tokenizer("byte_bpe", ["one two three"] * 3, 300)
+    ids = tokenizer.encode("one, two")
+    copy = pickle.loads(pickle.dumps(tokenizer))
+    assert copy.encode("one, two") == ids
+    assert copy.fingerprint == tokenizer.fingerprint
+
+
+@pytest.mark.parametrize("text", ["", "one two", "né 😀\n\n x", "<|endoftext|>", "a" + " " * (1 << 18) + "b"])
+def test_an_array_holds_the_ids_of_the_list(text: str) -> None:
+    tokenizer: Any = train_tokenizer("byte_bpe", ["one two three"] * 3, 300)
+    assert tokenizer.encode_array(text).tolist() == tokenizer.encode(text)
+
+
+def test_an_array_of_no_text_is_refused() -> None:
+    tokenizer: Any = train_tokenizer("byte_bpe", ["one two three"] * 3, 300)
+    with pytest.raises(TokenizerError, match="lone surrogate"):
+        tokenizer.encode_array("\ud800")

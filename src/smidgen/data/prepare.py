@@ -301,7 +301,9 @@ class _Run:
         if not folder.exists():
             tokenizer.save(self._work / TOKENIZER_FOLDER)
             (self._work / TOKENIZER_FOLDER).rename(folder)
-        job = replace(job, tokenizer=folder, dtype=self._facts.dtype, routing=plan.routing)
+        # A byte-level tokenizer is sent to the workers: loading one, with its proof, takes each of them a second.
+        sent = tokenizer if tokenizer.kind == "byte_bpe" else folder
+        job = replace(job, tokenizer=sent, dtype=self._facts.dtype, routing=plan.routing)
         surveyed = plan.survey is not None
         with Pool(job, self._workers(), tokenizer) as pool:
             sink, chunks = encode_all(pool, job, plan, self._work, self._journal, {}, open_sink, shard, self._report)

@@ -50,7 +50,8 @@ class Job:
     seed: int
     strict: bool = False
     cleaning: CleaningConfig | None = None
-    tokenizer: Path | None = None
+    tokenizer: Tokenizer | Path | None = None
+    """One that can be sent to processes, or the folder that they load it from."""
     dtype: TokenType = "uint16"
     routing: Routing | None = None
 
@@ -85,8 +86,9 @@ class Worker:
             return self._given
         from smidgen.tokenization import load_tokenizer
 
-        assert self._job.tokenizer is not None
-        return load_tokenizer(self._job.tokenizer)
+        tokenizer = self._job.tokenizer
+        assert tokenizer is not None
+        return load_tokenizer(tokenizer) if isinstance(tokenizer, Path) else tokenizer
 
     @cached_property
     def _cleaner(self) -> Cleaner | None:
