@@ -56,10 +56,13 @@ class EvaluationNgrams:
     def overlaps(self, text: str) -> bool:
         """The text holds an n-gram of an evaluation set, or a whole item that is shorter than one."""
         words = hash_words(comparable_words(text))
-        return any(
-            bool(np.isin(hash_ngrams(words, length), hashes, kind="sort").any())
-            for length, hashes in self._hashes.items()
-        )
+        return any(_meet(hash_ngrams(words, length), hashes) for length, hashes in self._hashes.items())
+
+
+def _meet(some: NDArray[np.uint64], table: NDArray[np.uint64]) -> bool:
+    """Whether any value stands in a sorted table. Unlike numpy's isin this does not sort the table again each time."""
+    places = np.minimum(np.searchsorted(table, some), len(table) - 1)
+    return bool((table[places] == some).any())
 
 
 def _items(path: Path) -> Iterator[str]:
