@@ -26,6 +26,7 @@ class Service:
         self.samples: list[tuple[int, dict[str, str]]] = []
         self.sessions: list[Session] = []
         self.attempts = 0
+        self.abandoned = False
         self.down: str | None = None
         """Why every call fails now."""
         self.fails_after: int | None = None
@@ -53,6 +54,9 @@ class Service:
 
     def close(self) -> None:
         self._reach()
+
+    def abandon(self) -> None:
+        self.abandoned = True
 
     def _reach(self) -> None:
         self.attempts += 1

@@ -47,6 +47,7 @@ def test_a_service_that_hangs_keeps_nobody_waiting(
     run.train(*range(1, 1000))
     forwarder.close()
     assert time.perf_counter() - begun < 5
+    assert service.abandoned
     assert f"service has not received everything; when it can be reached, 'smidgen track {run.path}'" in caplog.text
     service.answering.set()
     later = run.forwarder(service)
@@ -67,6 +68,7 @@ def test_a_service_that_fails_is_warned_of_once_and_gets_all_when_it_is_back(
         wait_until(lambda: len(service.received) == 3)
         run.train(4)
     assert steps(service) == [1, 2, 3, 4]
+    assert not service.abandoned
     warnings = [record.getMessage() for record in caplog.records if record.levelno >= logging.WARNING]
     assert warnings == ["service: no route to host; training goes on, and what it misses is sent later"]
     assert "service can be reached again" in caplog.text

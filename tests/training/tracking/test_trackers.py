@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -57,6 +60,37 @@ def test_wandb_offline_goes_on_with_the_same_run(
     assert all(folder.name.endswith(first.state()["tracker.wandb"]) for folder in folders)
     assert b"train/loss" in b"".join(p.read_bytes() for folder in folders for p in folder.glob("*.wandb"))
     assert capfd.readouterr().out == ""
+
+
+@pytest.mark.slow
+def test_wandb_that_cannot_be_reached_does_not_keep_the_process(tmp_path: Path) -> None:
+    """wandb's own process goes on trying for long; nothing listens on port 9."""
+    pytest.importorskip("wandb")
+    code = """
+import sys, time
+from pathlib import Path
+from smidgen.config import load_config
+from smidgen.training.observer import Plan
+from smidgen.training.tracking import Forwarder, Pace
+from smidgen.training.tracking.wandb import WeightsAndBiases
+
+run = Path(sys.argv[1])
+(run / "metrics.jsonl").write_text('{"kind": "train", "step": 1, "loss": 2.0}\\n')
+with Forwarder(WeightsAndBiases(), run, Pace(at_the_end=3.0)) as forwarder:
+    forwarder.started(Plan(load_config("elite-tiny"), run, 1, "cpu", None, 1, 1, 1, None, 0, {}))
+print(time.time(), flush=True)
+"""
+    environment = {
+        **os.environ,
+        "WANDB_MODE": "online",
+        "WANDB_API_KEY": "0" * 40,
+        "WANDB_BASE_URL": "http://127.0.0.1:9",
+    }
+    command = [sys.executable, "-c", code, str(tmp_path)]
+    result = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120, check=True)
+    assert time.time() - float(result.stdout) < 20
+    assert f"'smidgen track {tmp_path}' sends the rest" in result.stderr
+    assert "Traceback" not in result.stderr
 
 
 def test_trackio_goes_on_with_the_same_run(

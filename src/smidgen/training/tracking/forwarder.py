@@ -83,6 +83,11 @@ class Forwarder(Observer):
         self._closing.set()
         self._thread.join(self.pace.at_the_end)
         self._abandoned.set()
+        if self._thread.is_alive():
+            try:
+                self.tracker.abandon()
+            except Exception as error:
+                self._warn(error)
         if not self._complete:
             logger.warning(
                 "%s has not received everything; when it can be reached, 'smidgen track %s' sends the rest",

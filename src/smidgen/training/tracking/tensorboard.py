@@ -36,6 +36,9 @@ class TensorBoard:
     def close(self) -> None:
         self._writer.close()
 
+    def abandon(self) -> None:
+        """Nothing to do: it writes files."""
+
 
 def _code(text: str) -> str:
     """Indented, so that markdown shows the text as it is."""

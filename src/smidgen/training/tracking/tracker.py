@@ -46,6 +46,9 @@ class Tracker(Protocol):
     def close(self) -> None:
         """Let go of the service; `open` may follow."""
 
+    def abandon(self) -> None:
+        """See to it that the process can end now. Called at the very end, from another thread, while a call hangs."""
+
 
 def figures_of(record: Mapping[str, Any]) -> dict[str, float]:
     """The numbers of a line of metrics.jsonl, named after its kind: `{"train/loss": 2.3}`."""

@@ -46,3 +46,6 @@ class Trackio:
 
         with redirect_stdout(sys.stderr):
             trackio.finish()
+
+    def abandon(self) -> None:
+        """Nothing to do: its threads end with the process."""

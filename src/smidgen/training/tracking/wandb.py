@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 from smidgen.training.tracking.tracker import Session
 
@@ -15,6 +16,11 @@ class WeightsAndBiases:
     def open(self, session: Session) -> None:
         import wandb
 
+        # Standard output and the terminal are ours, and code is for the user to upload.
+        settings = wandb.Settings(console="off", silent=True, disable_code=True, save_code=False, init_timeout=30)
+        # wandb.init would ask a terminal for a key, in the middle of our display.
+        if wandb.setup(settings).settings.mode == "online" and not wandb.login(prompt=False):
+            raise ConnectionError("no API key: run 'wandb login', or set WANDB_API_KEY or WANDB_MODE=offline")
         self._run = wandb.init(
             project=session.project,
             name=session.name,
@@ -23,8 +29,7 @@ class WeightsAndBiases:
             reinit="create_new",
             dir=str(session.folder),
             config=dict(session.config),
-            # Standard output and the terminal are ours; git and code are for the user to upload.
-            settings=wandb.Settings(console="off", silent=True, disable_code=True, save_code=False),
+            settings=settings,
         )
 
     def log(self, step: int, values: Mapping[str, float]) -> None:
@@ -41,3 +46,17 @@ class WeightsAndBiases:
 
     def close(self) -> None:
         self._run.finish()
+
+    def abandon(self) -> None:
+        """End wandb's own process, for which Python would wait until it had sent everything, or gave up hours later.
+
+        What it holds is also in its file, which `wandb sync` sends. wandb offers no way to leave without waiting.
+        """
+        import wandb
+
+        connection: Any = getattr(wandb.setup(), "_connection", None)
+        process = getattr(getattr(connection, "_proc", None), "_process", None)
+        if process is not None:
+            process.kill()
+            # Else wandb would talk to the dead process when Python ends, and show the error.
+            connection._cleanup()
