@@ -3,7 +3,12 @@
 from __future__ import annotations
 
 import math
+import os
+import socket
+import subprocess
+import sys
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 import torch
@@ -146,3 +151,23 @@ def test_without_gradients_only_the_product_runs() -> None:
     assert x.grad is None
     with torch.no_grad():
         assert not delayed_linear(x, weight, *scales).requires_grad
+
+
+def test_two_ranks_that_share_a_weight_compute_what_one_computes() -> None:
+    """Tensor parallelism: scales are those of the whole tensor, tile or block."""
+    script = Path(__file__).with_name("divided_fp8_linear.py")
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        shared = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(probe.getsockname()[1]), "WORLD_SIZE": "2"}
+    ranks = [
+        subprocess.Popen(
+            [sys.executable, str(script)], env=os.environ | shared | {"RANK": rank}, stderr=subprocess.PIPE, text=True
+        )
+        for rank in ("0", "1")
+    ]
+    try:
+        errors = [rank.communicate(timeout=120)[1] for rank in ranks]
+    finally:
+        for rank in ranks:
+            rank.kill()
+    assert [rank.returncode for rank in ranks] == [0, 0], errors[0][-3000:] + errors[1][-3000:]

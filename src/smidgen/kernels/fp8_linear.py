@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from smidgen.kernels.fp8 import E4M3
+from smidgen.kernels.fp8 import E4M3, is_divided, rounded_blocks, rounded_tiles
 from smidgen.kernels.fp8_dispatch import act_quant, fp8_gemm, scaled_product, weight_quant
 from smidgen.kernels.fp8_tensorwise import E5M2, absolute_max, delayed_descale, dynamic_scale, quantize
 
@@ -57,7 +57,8 @@ def block_linear(x: Tensor, weight: Tensor, power_of_two_scales: bool = False) -
     What DeepSeek-V3 keeps in higher precision is this gradient's sum and storage (float32), the master weights, the
     optimiser, embedding, head, norms and attention, but none of the three products (section 3.3 of its report).
     """
-    return _apply(_BlockLinear, x, x.reshape(-1, x.shape[-1]), weight, power_of_two_scales)
+    function = _DividedBlockLinear if is_divided(weight) else _BlockLinear
+    return _apply(function, x, x.reshape(-1, x.shape[-1]), weight, power_of_two_scales)
 
 
 def _apply(function: type[torch.autograd.Function], x: Tensor, *arguments: object) -> Tensor:
@@ -133,4 +134,28 @@ class _BlockLinear(torch.autograd.Function):
             values, scale = act_quant(gradient.t(), ctx.power_of_two_scales)
             x_values, x_scale = act_quant(x.t(), ctx.power_of_two_scales)
             weight_gradient = fp8_gemm(values, scale, x_values, x_scale, dtype=ctx.weight_dtype, rows_per_scale=1)
+        return x_gradient, weight_gradient, None
+
+
+class _DividedBlockLinear(torch.autograd.Function):
+    """The same of DTensors, by the reference on every device: shares of a tensor need not hold whole blocks."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, power_of_two_scales: bool) -> Tensor:
+        rounded_weight = rounded_blocks(weight, power_of_two_scales)
+        ctx.save_for_backward(x, rounded_weight)
+        ctx.power_of_two_scales, ctx.weight_dtype = power_of_two_scales, weight.dtype
+        return (rounded_tiles(x, power_of_two_scales) @ rounded_weight.t()).to(x.dtype)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+        x, rounded_weight = ctx.saved_tensors
+        x_gradient = weight_gradient = None
+        if ctx.needs_input_grad[0]:
+            x_gradient = (rounded_tiles(gradient, ctx.power_of_two_scales) @ rounded_weight).to(x.dtype)
+        if ctx.needs_input_grad[1]:
+            rounded_gradient = rounded_tiles(gradient.t(), ctx.power_of_two_scales)
+            rounded_x = rounded_tiles(x.t(), ctx.power_of_two_scales)
+            weight_gradient = (rounded_gradient @ rounded_x.t()).to(ctx.weight_dtype)
         return x_gradient, weight_gradient, None
