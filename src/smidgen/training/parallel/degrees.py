@@ -52,12 +52,12 @@ def resolve_degrees(config: Config, world_size: int) -> Degrees:
     if precision == "fp16" and degrees.shard * degrees.tensor > 1:
         raise ConfigError("training.precision = fp16: its gradient scaler knows no divided weights; use bf16 or fp32")
     if degrees.tensor > 1:
-        if precision.startswith("fp8") or config.model.linear.kind == "fp8_block":
-            field = "training.precision" if precision.startswith("fp8") else "model.linear.kind"
-            raise ConfigError(
-                f"{field} = {precision if precision.startswith('fp8') else 'fp8_block'}: FP8 kernels take whole weights,"
-                f" not those of training.parallel.tensor = {degrees.tensor}; use training.parallel.shard, or bf16"
-            )
+        for field, value in (("training.precision", precision), ("model.linear.kind", config.model.linear.kind)):
+            if value.startswith("fp8"):
+                raise ConfigError(
+                    f"{field} = {value}: FP8 products take whole weights, not those that training.parallel.tensor ="
+                    f" {degrees.tensor} divides; use training.parallel.shard or bf16"
+                )
         _check_tensor(config, degrees.tensor)
     return degrees
 
