@@ -100,3 +100,25 @@ def test_a_sliding_layer_leaves_the_full_ones_without_a_mask(randomized_decoder:
     with torch.no_grad():
         randomized_decoder("gemma3-tiny", overrides).hidden(torch.zeros(1, 512, dtype=torch.long))
     assert (512, 512) not in masks
+
+
+def test_what_sliding_layers_keep_grows_linearly_with_the_length(randomized_decoder: Any) -> None:
+    """Counted on real tensors, from 2,048 to 8,192 tokens."""
+    overrides = {
+        "model.vocab_size": 65,
+        "model.hidden_size": 16,
+        "model.num_layers": 1,
+        "model.max_seq_len": 8192,
+        "model.layer_pattern": ["sliding"],
+        "model.attention": {
+            "kind": "grouped_query",
+            "num_heads": 1,
+            "num_kv_heads": 1,
+            "head_dim": 16,
+            "sliding_window": 128,
+        },
+        "model.feed_forward.intermediate_size": 16,
+    }
+    model = randomized_decoder("gemma3-tiny", overrides)
+    per_token = [kept_bytes(model, "none", length) / length for length in (2048, 4096, 8192)]
+    assert max(per_token) < 1.1 * min(per_token)

@@ -121,3 +121,35 @@ def test_activations_grow_with_the_batch_and_shrink_with_checkpointing() -> None
 
     assert activations(4, "none") == pytest.approx(2 * activations(2, "none"), rel=0.1)
     assert activations(2, "none") > 1.5 * activations(2, "selective") > 2 * activations(2, "full")
+
+
+def test_a_gpus_attention_keeps_no_scores_for_dropout() -> None:
+    config = load_config(
+        "elite-tiny", {"training.dropout": 0.1, "training.precision": "fp32", "model.max_seq_len": 1024}
+    )
+    dry = config.model_copy(update={"training": config.training.model_copy(update={"dropout": 0.0})})
+    on_cpu, on_gpu = (predict_footprint(config, 1, as_gpu=as_gpu).activations for as_gpu in (False, True))
+    scores = config.model.num_layers * 4 * 1024 * 1024 * 4  # of 4 heads, in float32
+    assert on_cpu - on_gpu > scores
+    assert on_gpu < 1.2 * predict_footprint(dry, 1).activations
+
+
+def test_sliding_layers_keep_memory_linear_in_the_length() -> None:
+    """From 2,048 to 32,768 tokens a token costs the same, give or take the edges."""
+
+    def activations(length: int) -> int:
+        overrides = {
+            "model.vocab_size": 256,
+            "model.hidden_size": 32,
+            "model.num_layers": 2,
+            "model.layer_pattern": ["sliding"],
+            "model.attention.sliding_window": 512,
+            "model.max_seq_len": length,
+            "training.precision": "fp32",
+            "training.dropout": 0.0,
+            "data.document_masks": False,
+        }
+        return predict_footprint(load_config("gemma3-tiny", overrides), 1).activations
+
+    per_token = [activations(length) / length for length in (2048, 32_768)]
+    assert max(per_token) < 1.1 * min(per_token)

@@ -92,12 +92,16 @@ def _memory(config: Config) -> dict[str, Any]:
 
     from smidgen.config import AUTO_BATCH_SIZE
     from smidgen.model.memory import DEVICES, running_bytes
+    from smidgen.training.devices import resolve_device
     from smidgen.training.footprint import predict_footprint
 
     training = config.training
     # What batch_size auto will find depends on the device: the least is shown.
     batch_size = 1 if training.batch_size == AUTO_BATCH_SIZE else training.batch_size
-    footprint = predict_footprint(config, batch_size)
+    on_computer = on_gpu = predict_footprint(config, batch_size)
+    if training.dropout:
+        on_gpu = predict_footprint(config, batch_size, as_gpu=True)
+    device_type = resolve_device(training.device).type
     running = running_bytes(config.model)
     return {
         "training_bytes": {
@@ -105,13 +109,14 @@ def _memory(config: Config) -> dict[str, Any]:
             "optimizer_kind": training.optimizer.kind,
             "activation_checkpointing": training.activation_checkpointing,
             "precision": training.precision,
-            **asdict(footprint),
+            "device": device_type,
+            **asdict(on_computer if device_type == "cpu" else on_gpu),
         },
         "devices": [
             {
                 "name": device.name,
                 "memory_bytes": device.memory,
-                "trains": device.fits(footprint.peak + (footprint.state if device.is_computer else 0)),
+                "trains": device.fits(on_computer.peak + on_computer.state if device.is_computer else on_gpu.peak),
                 "runs": device.fits(running),
             }
             for device in DEVICES
@@ -158,7 +163,7 @@ def _print(name: str, figures: dict[str, Any]) -> None:
             format_bytes(memory["activations"]),
             f"activations of {passes}, activation_checkpointing {memory['activation_checkpointing']}",
         ],
-        ["", format_bytes(memory["peak"]), "at the peak of a step"],
+        ["", format_bytes(memory["peak"]), f"at the peak of a step on {memory['device']}"],
         ["running", format_bytes(figures["weights_bytes"]["bf16"]), "weights in bf16"],
         ["", format_bytes(figures["weights_bytes"]["float32"]), "weights in float32"],
         ["", format_bytes(figures["cache_bytes_at_max_seq_len"]), f"bf16 cache of {figures['max_seq_len']:,} tokens"],

@@ -43,19 +43,24 @@ BatchOf = Callable[[int], Batch]
 
 
 def predict_footprint(
-    config: Config, batch_size: int, objective: Objective | None = None, batch_of: BatchOf | None = None
+    config: Config,
+    batch_size: int,
+    objective: Objective | None = None,
+    batch_of: BatchOf | None = None,
+    *,
+    as_gpu: bool = False,
 ) -> Footprint:
     """The memory of a step of `config` with `batch_size` sequences a pass, without torch.compile, which saves some.
 
     It is what PyTorch's allocator gives out at most. A process takes more: on a CPU the C library loses 15 to 33 %
     between blocks, on a GPU the driver and the context take half a gigabyte.
 
-    It is played as on the CPU: other devices' attention keeps about the same. `objective` and `batch_of` are by
-    default language modelling and sequences of full length, with document masks where the configuration has them.
+    It is played as on the CPU, or `as_gpu`, whose attention keeps no scores for dropout. `objective` and `batch_of` are
+    by default language modelling and sequences of full length, with document masks where the configuration has them.
     """
     training = config.training
     objective = objective or LanguageModeling()
-    with imagined() as memory:
+    with imagined(as_gpu=as_gpu) as memory:
         model = Decoder(config.model)
         weights = memory.now
         apply_precision(model, training.precision, torch.device("cpu"))
