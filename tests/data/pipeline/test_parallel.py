@@ -26,14 +26,14 @@ def test_any_number_of_workers_gives_the_same_bytes(
     """With chunks as they are: worker processes know no patches."""
     path = tmp_path / "corpus.jsonl"
     line = json.dumps({"text": "word " * 500})
-    path.write_text("\n".join(f'{{"text": "{number} {"word " * (number % 700)}"}}' for number in range(4_000)) + line)
+    path.write_text("\n".join(f'{{"text": "{number} {"word " * (number % 700)}"}}' for number in range(2_500)) + line)
     made = [
         contents(prepare([path], tmp_path / f"data{workers}", tokenizer_config, workers=workers).dataset.path)
-        for workers in (1, 2, 3)
+        for workers in (1, 3)
     ]
-    assert path.stat().st_size > 3 << 21
-    assert made[0] == made[1] == made[2]
-    assert json.loads(made[0]["dataset.json"])["bad_input"]["broken JSON"]["examples"][0]["position"] == 4_000
+    assert path.stat().st_size > 2 << 21
+    assert made[0] == made[1]
+    assert json.loads(made[0]["dataset.json"])["bad_input"]["broken JSON"]["examples"][0]["position"] == 2_500
 
 
 @pytest.mark.usefixtures("small_chunks")
@@ -100,7 +100,7 @@ def test_a_part_needs_a_tokenizer(corpus: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.usefixtures("small_chunks")
-@pytest.mark.parametrize("shard_tokens", [50, 1_000, 5_000])
+@pytest.mark.parametrize("shard_tokens", [300, 1_000, 5_000])
 def test_shards_are_bounded_and_hold_whole_documents(
     corpus: Path, tokenizer_config: TokenizerConfig, tmp_path: Path, shard_tokens: int
 ) -> None:
