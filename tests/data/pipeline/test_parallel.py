@@ -26,14 +26,14 @@ def test_any_number_of_workers_gives_the_same_bytes(
     """With chunks as they are: worker processes know no patches."""
     path = tmp_path / "corpus.jsonl"
     line = json.dumps({"text": "word " * 500})
-    path.write_text("\n".join(f'{{"text": "{number} {"word " * (number % 700)}"}}' for number in range(2_500)) + line)
+    path.write_text("\n".join(f'{{"text": "{number} {"word " * (number % 700)}"}}' for number in range(3_000)) + line)
     made = [
         contents(prepare([path], tmp_path / f"data{workers}", tokenizer_config, workers=workers).dataset.path)
         for workers in (1, 3)
     ]
     assert path.stat().st_size > 2 << 21
     assert made[0] == made[1]
-    assert json.loads(made[0]["dataset.json"])["bad_input"]["broken JSON"]["examples"][0]["position"] == 2_500
+    assert json.loads(made[0]["dataset.json"])["bad_input"]["broken JSON"]["examples"][0]["position"] == 3_000
 
 
 @pytest.mark.usefixtures("small_chunks")
