@@ -27,7 +27,8 @@ def table(headings: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
 def meter(share: float, kind: str = "kept") -> str:
     """A share of 0 to 1 as a bar and in percent."""
     width = 100 * min(max(share, 0.0), 1.0)
-    return f'<span class="meter {kind}"><i style="width:{width:.2f}%"></i></span>{percent(share)}'
+    bar = f'<span class="meter {kind}"><i style="width:{width:.2f}%"></i></span>'
+    return f'{bar}<span class="percent">{percent(share)}</span>'
 
 
 def percent(share: float) -> str:
@@ -103,19 +104,19 @@ def mixture_table(mixture: Sequence[Mapping[str, Any]]) -> str:
 def drops_list(drops: Mapping[str, Mapping[str, Any]], documents: int) -> str:
     """A rule a row, most frequent first, that opens to its samples. `documents`: how many were read."""
     rows = []
-    for rule, entry in sorted(drops.items(), key=lambda item: (-item[1]["documents"], item[0])):
+    for number, (rule, entry) in enumerate(sorted(drops.items(), key=lambda item: (-item[1]["documents"], item[0]))):
         samples = "".join(
             f"<figure><figcaption>{_name(sample['source'])}</figcaption><pre>{escape(sample['text'])}</pre></figure>"
             for sample in entry["samples"]
         )
         rows.append(
-            f"<details><summary><span><code>{escape(rule)}</code></span>"
+            f"<details{' open' if number == 0 else ''}><summary><span><code>{escape(rule)}</code></span>"
             f"<span class='number'>{entry['documents']:,}</span><span class='number'>{size(entry['bytes'])}</span>"
             f"<span>{meter(entry['documents'] / max(documents, 1), 'lost')}</span></summary>{samples}</details>"
         )
     heading = (
         "<div class='summary head'><span>rule</span><span class='number'>documents</span>"
-        "<span class='number'>text</span><span>share of documents read</span></div>"
+        "<span class='number'>text</span><span>of those read</span></div>"
     )
     return f'<div class="drops">{heading}{"".join(rows)}</div>'
 
