@@ -142,7 +142,11 @@ def run(args: argparse.Namespace) -> int:
             shard = _shard(args.shard)
             part = prepare_part(names, args.out, config, shard, overwrite=args.overwrite, progress=progress, **request)
             return _show_part(args, str(part.path), shard, part.totals is None)
-        prepared = prepare(names, args.out, config, overwrite=args.overwrite, progress=progress, **request)
+        try:
+            prepared = prepare(names, args.out, config, overwrite=args.overwrite, progress=progress, **request)
+        except KeyboardInterrupt:
+            print("interrupted; the same command goes on from where it stopped", file=sys.stderr)
+            raise
     return _show(args, args.out, prepared.manifest, prepared.already_prepared)
 
 
