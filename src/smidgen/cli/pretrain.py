@@ -2,7 +2,8 @@
 
 Example: smidgen pretrain elite-tiny --data.path data --run runs/demo --training.max_steps 200
 Resume:  smidgen pretrain runs/demo --training.max_steps 400
-Ranks:   torchrun --nproc-per-node 2 -m smidgen pretrain elite-tiny --data.path data --run runs/demo
+Ranks:   torchrun --nproc-per-node 2 -m -- smidgen pretrain elite-tiny --data.path data --run runs/demo
+Plan:    smidgen pretrain elite-112m --dry-run --world-size 64 --training.batch_size 64
 
 A run folder that exists is resumed from its last checkpoint, to the bit. Ctrl-C and SIGTERM finish the step, save, and
 exit with status 130 or 143; a second Ctrl-C quits at once. After --max-time it saves and exits with status 0.
@@ -30,11 +31,16 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--run", metavar="DIR", help="run folder to make or resume (default: runs/<name of CONFIG>)")
     fields = describe_fields(["data", "training", "tracking", "model", "tokenizer", "cleaning"])
     parser.add_argument("--max-time", metavar="HOURS", help="save and stop after so long; the same command goes on")
+    parser.add_argument("--dry-run", action="store_true", help="show a rank's memory and traffic, then stop")
+    parser.add_argument("--world-size", metavar="N", type=int, default=1, help="ranks of the dry run (default: 1)")
+    parser.add_argument("--json", action="store_true", help="print the dry run as JSON")
     parser.epilog = f"Any field of the configuration may be given as a flag:\n{fields}"
 
 
 def run(args: argparse.Namespace) -> int:
+    from smidgen.cli.forecast import print_forecast
     from smidgen.cli.observers import training_observers
+    from smidgen.runtime.errors import ConfigError
     from smidgen.training.parallel import is_main_rank
     from smidgen.training.pretraining import pretrain
 
@@ -43,6 +49,11 @@ def run(args: argparse.Namespace) -> int:
         args.overrides += ["--training.max_time", args.max_time]
     config = _with_data_of_run(_load(args.config, args.overrides), run_path)
     _check_vocab_size(config, args.overrides)
+    if args.dry_run:
+        print_forecast(config, args.world_size, as_json=args.json)
+        return 0
+    if args.json or args.world_size != 1:
+        raise ConfigError("--world-size and --json belong to --dry-run; torchrun decides how many ranks a training has")
     if not is_main_rank():
         # One of several processes under torchrun: the first alone reports.
         logging.disable(logging.WARNING)
