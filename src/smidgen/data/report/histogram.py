@@ -41,7 +41,8 @@ def draw_histogram(lengths: Lengths) -> str:
         f'<text class="tick" x="{middle}" y="{_HEIGHT - 4}" text-anchor="middle">tokens a document (log scale)</text>'
     )
     label = f"Histogram of document lengths; median {lengths.median:,} tokens"
-    return f'<svg viewBox="0 0 {_WIDTH} {_HEIGHT}" role="img" aria-label="{escape(label)}">{"".join(parts)}</svg>'
+    opening = f'<svg viewBox="0 0 {_WIDTH} {_HEIGHT}" role="img" aria-label="{escape(label)}">'
+    return f'<div class="scroll">{opening}{"".join(parts)}</svg></div>'
 
 
 def _marker(lengths: Lengths, slot: float, plot_height: int) -> str:
