@@ -14,13 +14,27 @@ from smidgen.training.autobatch import Trial, available_memory, largest_fitting,
 from smidgen.training.footprint import full_sequences, predict_footprint
 from smidgen.training.loop import Task
 from smidgen.training.objectives import Batch, LanguageModeling, Loss
+from smidgen.training.parallel.ranks import Ranks
 
 CPU = torch.device("cpu")
 Make = Callable[..., Any]
 
 
-def resolve(config: Config, task: Task, **keywords: Any) -> Config:
-    return resolve_batch_size(config, CPU, task.objective, task.data.train, task.starting_model, **keywords)
+class TwoRanks(Ranks):
+    """What one of two processes sees; the other found that `other` sequences fit."""
+
+    size = batch_size = 2
+
+    def __init__(self, other: int) -> None:
+        self.other = other
+
+    def highest(self, number: int) -> int:
+        return max(number, -self.other)
+
+
+def resolve(config: Config, task: Task, ranks: Ranks | None = None, recorded: Config | None = None) -> Config:
+    data = task.data.train
+    return resolve_batch_size(config, CPU, task.objective, data, task.starting_model, ranks or Ranks(), recorded)
 
 
 @pytest.fixture
@@ -38,7 +52,7 @@ def test_the_largest_that_fits(limit: int) -> None:
     candidates = [1, 2, 3, 4, 6, 8, 12, 16]
     tried = []
     found = largest_fitting(candidates, lambda count: tried.append(count) is None and count <= limit)
-    assert found == max((count for count in candidates if count <= limit), default=None)
+    assert found == max((count for count in candidates if count <= limit), default=0)
     assert len(tried) <= 4
 
 
@@ -63,8 +77,9 @@ def test_a_step_keeps_its_tokens_whatever_fits(make_config: Make, make_task: Mak
     resolved = resolve(config, task)
     assert (resolved.training.batch_size, resolved.training.gradient_accumulation_steps) == (5, 4)
     assert "auto" not in dump_config(resolved).split("device")[0]
-    halves = resolve(config, task, world_size=2).training
-    assert halves.batch_size * halves.gradient_accumulation_steps == 10
+    memory((need.peak + need.state) / 0.7 * 2.04)  # that two ranks share
+    halves = resolve(config, task, TwoRanks(other=2)).training
+    assert (halves.batch_size, halves.gradient_accumulation_steps) == (2 * 2, 5)
 
 
 def test_an_epoch_bounds_the_batch(make_config: Make, make_task: Make, memory: Make) -> None:
@@ -113,5 +128,5 @@ def test_on_a_gpu_real_steps_decide(make_config: Make, make_task: Make) -> None:
     config = make_config(batch_size="auto")
     task = make_task(config)
     device = torch.device("cuda")
-    resolved = resolve_batch_size(config, device, task.objective, task.data.train, task.starting_model)
+    resolved = resolve_batch_size(config, device, task.objective, task.data.train, task.starting_model, Ranks())
     assert resolved.training.batch_size == 16

@@ -19,6 +19,7 @@ from smidgen.training.data import Sequences
 from smidgen.training.footprint import BatchOf, predict_footprint
 from smidgen.training.objectives import Batch, Objective, to_device
 from smidgen.training.optimizers import average_and_clip, make_optimizer, set_rates
+from smidgen.training.parallel.ranks import Ranks
 from smidgen.training.precision import apply_precision
 
 logger = logging.getLogger(__name__)
@@ -37,8 +38,8 @@ def resolve_batch_size(
     objective: Objective,
     data: Sequences,
     starting_model: Callable[[], Decoder],
+    ranks: Ranks,
     recorded: Config | None = None,
-    world_size: int = 1,
 ) -> Config:
     """`config` with numbers in place of batch_size auto, which a run records; others are returned as they are.
 
@@ -47,6 +48,9 @@ def resolve_batch_size(
     largest that fits among 1, 2, 3, 4, 6, 8, 12, … up to 65,536 tokens or an epoch, and gradient_accumulation_steps
     stays. On a GPU what fits is found by real steps on the first sequences, elsewhere by prediction. A run that goes
     on has the numbers that it `recorded`.
+
+    On several ranks these are shares of the batch, and the least that any rank found counts for all. Each rank tries
+    with a whole model, which is more than it holds where tensors are divided.
 
     To be called before random generators are seeded. Raises ConfigError where not one sequence fits, or where
     tokens_per_step is not a whole number of sequences for every rank.
@@ -57,8 +61,9 @@ def resolve_batch_size(
     if recorded is not None:
         return _with(config, recorded.training.batch_size, recorded.training.gradient_accumulation_steps)
     length = training.seq_len or config.model.max_seq_len
-    total = _sequences_per_step(training, length, world_size)
-    candidates = _divisors(total) if total else _round_numbers(min(MOST_TOKENS // length, data.per_epoch))
+    total = _sequences_per_step(training, length, ranks.batch_size)
+    most = min(MOST_TOKENS // length, data.per_epoch // ranks.batch_size)
+    candidates = _divisors(total) if total else _round_numbers(most)
 
     def batch_of(count: int) -> Batch:
         return to_device(data.batch(0, count), device)
@@ -70,22 +75,24 @@ def resolve_batch_size(
         gc.collect()
         torch.cuda.empty_cache()
     else:
-        budget = _SHARE_OF_HOST * available_memory()
+        budget = _SHARE_OF_HOST * available_memory() / ranks.size
         fitting = largest_fitting(candidates, lambda count: _predicted(config, count, objective, batch_of) <= budget)
-    if fitting is None:
+    fitting = -ranks.highest(-fitting)
+    if not fitting:
         raise ConfigError(
             f"training.batch_size = auto: not even one sequence of {length} tokens fits; shorten training.seq_len"
             " or set training.activation_checkpointing full"
         )
     accumulation = total // fitting if total else training.gradient_accumulation_steps
-    logger.info("batch_size auto: %d sequences a pass, %d passes a step", fitting, accumulation)
-    return _with(config, fitting, accumulation)
+    batch_size = fitting * ranks.batch_size
+    logger.info("batch_size auto: %d sequences a pass, %d passes a step", batch_size, accumulation)
+    return _with(config, batch_size, accumulation)
 
 
-def largest_fitting(candidates: Sequence[int], fits: Callable[[int], bool]) -> int | None:
-    """The largest of the ascending candidates that fits, by bisection; None if none does."""
+def largest_fitting(candidates: Sequence[int], fits: Callable[[int], bool]) -> int:
+    """The largest of the ascending candidates that fits, by bisection; 0 if none does."""
     index = bisect.bisect_left(candidates, True, key=lambda count: not fits(count))
-    return candidates[index - 1] if index else None
+    return candidates[index - 1] if index else 0
 
 
 class Trial:
@@ -161,17 +168,16 @@ def _predicted(config: Config, batch_size: int, objective: Objective, batch_of: 
     return footprint.peak + footprint.state
 
 
-def _sequences_per_step(training: TrainingConfig, length: int, world_size: int) -> int:
-    """Sequences of a rank in a step of tokens_per_step; 0 where that is not given."""
-    tokens = training.tokens_per_step or 0
-    if tokens % (length * world_size):
-        ranks = f" on each of {world_size} ranks" if world_size > 1 else ""
-        nearest = max(round(tokens / (length * world_size)), 1) * length * world_size
+def _sequences_per_step(training: TrainingConfig, length: int, shares: int) -> int:
+    """Sequences of a share in a step of tokens_per_step; 0 where that is not given."""
+    tokens, smallest = training.tokens_per_step or 0, length * shares
+    if tokens % smallest:
+        each = f" for each of {shares} ranks" if shares > 1 else ""
         raise ConfigError(
-            f"training.tokens_per_step = {tokens}: no whole number of sequences of {length} tokens{ranks};"
-            f" use {nearest}"
+            f"training.tokens_per_step = {tokens}: no whole number of sequences of {length} tokens{each};"
+            f" use {max(round(tokens / smallest), 1) * smallest}"
         )
-    return tokens // (length * world_size)
+    return tokens // smallest
 
 
 def _divisors(number: int) -> list[int]:
