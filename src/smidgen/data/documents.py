@@ -34,6 +34,10 @@ class Piece:
     split: SplitName | None = None
     """The split a generator drew this document for; None leaves it to `prepare`."""
 
+    def routed(self, split: SplitName | None) -> Piece:
+        """The same with that split; `dataclasses.replace` takes several times as long."""
+        return Piece(self.text, self.separator, self.begins, self.ends, self.messages, split)
+
 
 @dataclass(frozen=True, slots=True)
 class BadRecord:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from array import array
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -59,7 +60,8 @@ def _encode(tokenizer: Tokenizer, texts: Sequence[str], bos: bool, special: bool
     else:
         lists = (tokenizer.encode(text, bos=bos, special=special) for text in texts)
     for numbers in lists:
-        yield np.array(numbers, np.uint32)
+        # By way of an array, which takes a list in half the time that numpy does.
+        yield np.frombuffer(array("I", numbers), np.uint32)
 
 
 def _encoded_text(tokenizer: Tokenizer, piece: Piece) -> str:

@@ -81,7 +81,7 @@ class Routing:
             if piece.split is None:
                 if piece.begins:
                     split = "val" if _hash_of(piece.text, self.seed) < self.limit else "train"
-                piece = replace(piece, split=split)
+                piece = piece.routed(split)
             yield piece
 
     def _tail(self, pieces: Iterable[Piece], place: Place) -> Iterator[Piece]:
@@ -97,7 +97,7 @@ class Routing:
                     split = "val" if held_out else "train"
                     number += 1
                 characters += len(piece.text)
-                piece = replace(piece, split=split)
+                piece = piece.routed(split)
             yield piece
 
     def _cut(self, pieces: Iterable[Piece], start: int) -> Iterator[Piece]:

@@ -17,7 +17,11 @@ def json_lines(block: bytes, field: str, reading: Reading) -> Iterator[Item]:
     for line in block.split(b"\n"):
         reading.lines += 1
         if stripped := line.strip():
-            yield from in_pieces(_json_record(stripped, field, reading.lines))
+            item = _json_record(stripped, field, reading.lines)
+            if isinstance(item, BadRecord) or len(item.text) <= MAX_PIECE_CHARACTERS:
+                yield item
+            else:
+                yield from in_pieces(item)
     if not block or block.endswith(b"\n"):
         reading.lines -= 1
 
