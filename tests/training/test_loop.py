@@ -108,12 +108,13 @@ def run_with_stop(config: Config, task: Task, path: Path, stop: Any) -> Summary:
         {"precision": "fp32", "dropout": 0.3, "log_every": 3},
         {"precision": "fp16", "gradient_accumulation_steps": 3},
         {"precision": "fp8_block", "dropout": 0.1},
+        {"precision": "fp8_delayed", "dropout": 0.1},
         {"precision": "bf16", "dropout": 0.1, "model.linear.kind": "ternary", "model.norm.placement": "sub"},
         pytest.param(
             {"precision": "bf16", "dropout": 0.1, "compile": True, "model.num_layers": 1}, marks=pytest.mark.slow
         ),
     ],
-    ids=["bf16", "fp32", "fp16", "fp8_block", "ternary", "compile"],
+    ids=["bf16", "fp32", "fp16", "fp8_block", "fp8_delayed", "ternary", "compile"],
 )
 def test_a_resumed_run_equals_an_uninterrupted_one_to_the_bit(
     make_config: MakeConfig, make_task: MakeTask, stop_at: type[Any], tmp_path: Path, fields: dict[str, Any]

@@ -176,6 +176,10 @@ def header(plan: Plan) -> list[str]:
         f"steps   {plan.total_steps:,} of {sequences} × {seq_len} tokens: {total} tokens, {epochs:.3g} epochs",
         f"run     {plan.run}",
     ]
+    conversion = plan.conversion
+    if conversion.recipe is not None:
+        kept = ", ".join(sorted({f"{name.rsplit('.', 1)[-1]} ({reason})" for name, reason in conversion.kept}))
+        lines.append(f"fp8     {len(conversion.converted)} projections by {conversion.backend}; not: {kept or 'none'}")
     if plan.resumed_from is not None:
         lines.append(f"resume  from step {plan.first_step}")
     if plan.changes:

@@ -34,6 +34,7 @@ from smidgen.training.observer import Observer, Plan, Summary
 from smidgen.training.optimizers import average_and_clip, make_optimizer, set_rates
 from smidgen.training.parallel import (
     Ranks,
+    agree_on_amax,
     divided_like,
     is_divided,
     joined_ranks,
@@ -43,14 +44,29 @@ from smidgen.training.parallel import (
     whole_copy,
     world_size,
 )
-from smidgen.training.precision import apply_precision, compute_dtype, make_scaler
+from smidgen.training.precision import (
+    apply_precision,
+    commit_amax,
+    compute_dtype,
+    discard_amax,
+    load_precision_state,
+    make_scaler,
+    precision_state,
+)
 from smidgen.training.randomness import seed_everything
 from smidgen.training.reporting import Reporter, Workload
 from smidgen.training.resume import Changes, changed_fields
 from smidgen.training.saving import CheckpointWriter, Copy
 from smidgen.training.schedule_free import ScheduleFreeAdamW
 from smidgen.training.schedules import learning_rate, weight_decay
-from smidgen.training.state import TrainerState, capture_state, read_averaging, read_trainer_state, restore_state
+from smidgen.training.state import (
+    TrainerState,
+    capture_state,
+    read_averaging,
+    read_precision,
+    read_trainer_state,
+    restore_state,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -181,7 +197,7 @@ class Trainer:
         # Ranks draw different numbers: no two of them drop out the same activations.
         seed_everything(training.seed + ranks.rank)
         self.model = self._starting_model().to(device)
-        apply_precision(self.model, training.precision, device)
+        conversion = apply_precision(self.model, training.precision, device)
         self.model.set_dropout(training.dropout)
         self.model.train()
         self.model.set_activation_checkpointing(training.activation_checkpointing)
@@ -208,7 +224,8 @@ class Trainer:
         self.metrics = MetricsFile(run.metrics_path) if ranks.is_main else NoMetrics()
         if self.checkpoint is not None:
             self.metrics.write("resume", self.state.step, changes=origin.changes)
-        peak = peak_flops(device, compute_dtype(training.precision))
+        in_fp8 = conversion.backend is not None and conversion.backend != "reference"
+        peak = peak_flops(device, torch.float8_e4m3fn if in_fp8 else compute_dtype(training.precision))
         workload = Workload(
             tokens_per_step=self.tokens_per_pass * training.gradient_accumulation_steps,
             flops_per_token=flops_per_token(config.model, seq_len),
@@ -229,6 +246,7 @@ class Trainer:
                 resumed_from=self.checkpoint,
                 first_step=self.state.step,
                 changes=origin.changes,
+                conversion=conversion,
             )
         )
         self.reporter = Reporter(self.state, workload, self.metrics, observer)
@@ -273,8 +291,12 @@ class Trainer:
         verdict = self.guard.judge(figures["loss"] / max(figures["weight"], 1), figures["grad_norm"])
         if verdict == "take":
             self.scaler.step(self.optimizer)
+            agree_on_amax(self.model, self.ranks)
+            commit_amax(self.model)
             if self.averaging is not None:
                 self.averaging.update()
+        else:
+            discard_amax(self.model)
         if self.scaler.is_enabled():
             self.scaler.update()
         state.seconds = time.perf_counter() - self.begun
@@ -357,6 +379,7 @@ class Trainer:
     def _restore(self, checkpoint: Path) -> None:
         """Put everything beside the model, which is the checkpoint's, back to where it was."""
         restore_state(checkpoint, self.model, self.optimizer, self.scaler, self.device, self.ranks)
+        load_precision_state(self.model, read_precision(checkpoint))
         weights = read_averaging(checkpoint)
         if weights:
             restore_averaging(self.model, self.averaging, divided_like(self.model, weights))
@@ -398,7 +421,14 @@ class Trainer:
             averaging = {} if self.averaging is None else self.averaging.tensors()
             model = whole_copy(self.model, self.ranks)
             captured = capture_state(
-                self.state, self.model, self.optimizer, self.scaler, {}, averaging, self.device, self.ranks
+                self.state,
+                self.model,
+                self.optimizer,
+                self.scaler,
+                precision_state(self.model),
+                averaging,
+                self.device,
+                self.ranks,
             )
         self.copied_step = self.state.step
         if model is not None and captured is not None:

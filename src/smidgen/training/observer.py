@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from signal import Signals
 from typing import Self
 
 from smidgen.config import Config
 from smidgen.model import Decoder
+from smidgen.model.fp8 import Conversion
 from smidgen.runtime.protocols import Tokenizer
 from smidgen.training.evaluate import Evaluation
 from smidgen.training.resume import Changes
@@ -35,6 +36,8 @@ class Plan:
     """Steps taken before."""
     changes: Changes
     """Fields that changed since the run last wrote its configuration."""
+    conversion: Conversion = field(default_factory=Conversion)
+    """Which layers multiply in FP8."""
 
 
 @dataclass(frozen=True, slots=True)
