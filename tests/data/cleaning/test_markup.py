@@ -53,3 +53,7 @@ def test_fragments_are_markup_too(text: str) -> None:
 def test_pages_too_deep_for_the_search_of_the_article_keep_their_text() -> None:
     deep = "<div>" * 3000 + "Hello" + "</div>" * 3000
     assert "Hello" in strip_markup(deep, main_content=True)
+
+
+def test_lone_surrogates_in_pages_are_replaced() -> None:
+    assert strip_markup("<p>a\ud800b</p>", main_content=False).strip() == "a\ufffdb"

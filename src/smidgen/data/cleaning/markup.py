@@ -19,6 +19,7 @@ _MARKUP = re.compile(
 )
 
 
+_SURROGATE = re.compile("[\ud800-\udfff]")
 _TAG = re.compile(r"<(/?)([a-z][a-z0-9-]*)", re.IGNORECASE)
 # Elements without an end, and those whose end may be left out: these do not nest.
 _FLAT = frozenset("area base br col embed hr img input link meta param source track wbr p li dt dd tr td th".split())
@@ -55,6 +56,7 @@ def strip_markup(text: str, main_content: bool) -> str:
     if not is_html(text):
         return text
     main_content = main_content and _depth(text) <= MAX_DEPTH
+    text = _SURROGATE.sub("\ufffd", text)  # the parser takes only what UTF-8 can say
     return str(_extractor()(text, preserve_formatting=True, main_content=main_content, alt_texts=False))
 
 

@@ -57,9 +57,7 @@ def bands_and_rows(threshold: float, permutations: int) -> tuple[int, int]:
 
 
 def band_keys(signature: NDArray[np.uint32], bands: int, rows: int) -> NDArray[np.uint64]:
-    """A hash a band of its number and its rows, shape [bands]."""
+    """A hash a band of its number and its rows, shape [bands]: a sum of the rows times constants mod 2**64, mixed."""
     values = signature[: bands * rows].reshape(bands, rows).astype(np.uint64)
-    keys = mix(np.arange(1, bands + 1, dtype=np.uint64))
-    for row in range(rows):
-        keys = mix(keys ^ values[:, row])
-    return keys
+    constants = mix(np.arange(1, bands + rows + 1, dtype=np.uint64))
+    return mix((values * constants[bands:]).sum(axis=1) + constants[:bands])
