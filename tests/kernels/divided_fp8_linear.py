@@ -8,7 +8,7 @@ from torch import Tensor
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.tensor import DTensor, Placement, Replicate, Shard, distribute_tensor
 
-from smidgen.kernels.fp8 import fake_fp8_activation, fake_fp8_weight
+from smidgen.kernels.fp8_fake import fake_fp8_activation, fake_fp8_weight
 from smidgen.kernels.fp8_linear import DelayedScale, block_linear, delayed_linear, tensorwise_linear
 from smidgen.kernels.ternary import fake_int8, fake_ternary
 

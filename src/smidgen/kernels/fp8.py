@@ -7,13 +7,9 @@ formulas). A tile with a non-finite element has the scale infinity: its products
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-
-from smidgen.kernels.ternary import straight_through
 
 BLOCK = 128
 E4M3 = torch.float8_e4m3fn
@@ -61,43 +57,6 @@ def fp8_gemm(a: Tensor, a_scale: Tensor, b: Tensor, b_scale: Tensor, rows_per_sc
     """
     dequant = act_dequant if rows_per_scale == 1 else weight_dequant
     return act_dequant(a, a_scale) @ dequant(b, b_scale).T
-
-
-def fake_fp8_activation(x: Tensor, power_of_two_scales: bool = False) -> Tensor:
-    """`x` [..., K] rounded to block FP8, in its own dtype; its gradient passes straight through."""
-    return straight_through(rounded_tiles(x.detach(), power_of_two_scales).to(x.dtype), x)
-
-
-def fake_fp8_weight(weight: Tensor, dtype: torch.dtype, power_of_two_scales: bool = False) -> Tensor:
-    """`weight` [N, K] rounded to block FP8, in `dtype`; its gradient passes straight through."""
-    return straight_through(rounded_blocks(weight.detach(), power_of_two_scales).to(dtype), weight)
-
-
-def rounded_tiles(x: Tensor, power_of_two_scales: bool = False) -> Tensor:
-    """What `act_quant` makes of `x` [..., K], float32; of a DTensor by the tiles of the whole, divided as `x` is."""
-    return _as_whole(lambda whole: act_dequant(*act_quant(whole, power_of_two_scales)), x)
-
-
-def rounded_blocks(weight: Tensor, power_of_two_scales: bool = False) -> Tensor:
-    """What `weight_quant` makes of `weight` [N, K], float32; of a DTensor by the blocks of the whole."""
-    return _as_whole(lambda whole: weight_dequant(*weight_quant(whole, power_of_two_scales)), weight)
-
-
-def is_divided(x: Tensor) -> bool:
-    """Whether `x` is a DTensor (whose module is not imported before someone uses it)."""
-    return hasattr(x, "full_tensor")
-
-
-def _as_whole(function: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
-    """`function`, which keeps the shape, of the whole tensor on every rank; each keeps its share of the result."""
-    if not is_divided(x):
-        return function(x)
-    from torch.distributed.tensor import DTensor, Replicate
-
-    assert isinstance(x, DTensor)
-    mesh = x.device_mesh
-    whole = DTensor.from_local(function(x.full_tensor()), mesh, [Replicate()] * mesh.ndim, run_check=False)
-    return whole.redistribute(placements=[Replicate() if p.is_partial() else p for p in x.placements])
 
 
 def _scale(amax: Tensor, power_of_two: bool) -> Tensor:

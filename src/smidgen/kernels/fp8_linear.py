@@ -12,8 +12,9 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from smidgen.kernels.fp8 import E4M3, is_divided, rounded_blocks, rounded_tiles
+from smidgen.kernels.fp8 import E4M3
 from smidgen.kernels.fp8_dispatch import act_quant, fp8_gemm, scaled_product, weight_quant
+from smidgen.kernels.fp8_fake import is_divided, rounded_blocks, rounded_tiles
 from smidgen.kernels.fp8_tensorwise import E5M2, absolute_max, delayed_descale, dynamic_scale, quantize
 
 
@@ -138,11 +139,11 @@ class _BlockLinear(torch.autograd.Function):
 
 
 class _DividedBlockLinear(torch.autograd.Function):
-    """The same of DTensors, by the reference on every device: shares of a tensor need not hold whole blocks."""
+    """The same of DTensors, by float32 products on every device: shares of a tensor need not hold whole blocks."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, power_of_two_scales: bool) -> Tensor:
-        rounded_weight = rounded_blocks(weight, power_of_two_scales)
+        rounded_weight = rounded_blocks(weight, torch.float32, power_of_two_scales)
         ctx.save_for_backward(x, rounded_weight)
         ctx.power_of_two_scales, ctx.weight_dtype = power_of_two_scales, weight.dtype
         return (rounded_tiles(x, power_of_two_scales) @ rounded_weight.t()).to(x.dtype)

@@ -11,7 +11,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from smidgen.kernels.fp8 import E4M3, is_divided
+from smidgen.kernels.fp8 import E4M3
 
 E5M2 = torch.float8_e5m2
 HISTORY_LENGTH = 16
@@ -30,7 +30,7 @@ def absolute_max(x: Tensor) -> Tensor:
     """
     # Two reductions need no copy of x as x.abs() does, and torch.compile reads x once for both.
     amax = torch.maximum(x.amax(), -x.amin()).float()
-    return amax.full_tensor() if is_divided(amax) else amax
+    return amax.full_tensor() if hasattr(amax, "full_tensor") else amax
 
 
 def dynamic_scale(amax: Tensor, format: torch.dtype) -> Tensor:

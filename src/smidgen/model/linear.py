@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from smidgen import config
-from smidgen.kernels.fp8 import fake_fp8_activation, fake_fp8_weight
+from smidgen.kernels.fp8_fake import fake_fp8_activation, fake_fp8_weight
 from smidgen.kernels.ternary import fake_int8, fake_ternary
 
 
