@@ -128,8 +128,17 @@ def test_parts_are_merged(folder: Path, capsys: pytest.CaptureFixture[str]) -> N
     assert main(["prepare", "merge", "part1", "part2", "--out", "merged"]) == 0
     assert "Next: smidgen pretrain" in capsys.readouterr().out
     assert (folder / "merged/train-00000.bin").read_bytes() == (folder / "whole/train-00000.bin").read_bytes()
-    assert main(["prepare", "merge", "part1", "--out", "more"]) == 1
-    assert "part 2 of 2 is missing" in capsys.readouterr().err
+    for arguments, message in (
+        (["merge", "part1"], "part 2 of 2 is missing"),
+        (
+            ["merge", "part1", "part2", "--val-fraction", "0.2"],
+            "--val-fraction: the parts were made with their options",
+        ),
+        (["merge", "part1", "part2", "--tokenizer.path", "whole"], "--tokenizer.path: the parts were made"),
+        ([*options, "--shard", "1/2", "--report", "a.html"], "--report: a part has none"),
+    ):
+        assert main(["prepare", *arguments, "--out", "more"]) == 1
+        assert message in capsys.readouterr().err
 
 
 def test_limits_weights_and_cleaning_reach_the_library(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -61,6 +61,7 @@ def test_names_that_stand_for_nothing(tree: Path, name: str, message: str) -> No
         ([], {}, "name a file"),
         (["b.txt"], {"field": "body"}, "--field body: none of the sources is JSON Lines or a table"),
         (["sub/c.jsonl"], {"split_documents": "line"}, "--split-documents line: none of the sources is a text file"),
+        (["storyworld"], {"format": "csv"}, "--format csv: none of the sources is a file"),
         (["b.txt"], {"documents": 5}, "--documents 5: counts documents of the source 'storyworld'"),
         (["storyworld"], {"documents": 0}, "--documents 0: use at least 1"),
     ],

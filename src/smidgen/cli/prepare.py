@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from smidgen.data.pipeline.plan import Limits
 
 _SHOWN_EXAMPLES = 1
+_MERGE_OPTIONS = {"sources", "out", "overwrite", "json", "report", "debug", "default_of"}
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -72,6 +73,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
         help="share of the training tokens; sources are thinned or repeated to it; one for every source",
     )
 
+    parser.set_defaults(default_of=parser.get_default)
     work = parser.add_argument_group("work")
     work.add_argument("--workers", type=int, metavar="N", help="processes (default: all cores); same result for any")
     work.add_argument("--shard", metavar="I/N", help="do the I-th of N parts only; 'prepare merge' makes them one")
@@ -107,10 +109,13 @@ def run(args: argparse.Namespace) -> int:
     from smidgen.cli.prepare_progress import prepare_progress
 
     names: list[str] = args.sources
+    if args.shard is not None and args.report is not None:
+        raise DataError("--report: a part has none; the merged dataset does: smidgen prepare merge … --report FILE")
     with prepare_progress() as progress:
         if names[0] == "merge" and not os.path.exists("merge"):
             from smidgen.data.merging import merge_parts
 
+            _check_merge(args)
             manifest = merge_parts(names[1:], args.out, overwrite=args.overwrite, progress=progress)
             return _show(args, args.out, manifest, False)
         from smidgen.config import TokenizerConfig, validate
@@ -148,6 +153,13 @@ def run(args: argparse.Namespace) -> int:
             print("interrupted; the same command goes on from where it stopped", file=sys.stderr)
             raise
     return _show(args, args.out, prepared.manifest, prepared.already_prepared)
+
+
+def _check_merge(args: argparse.Namespace) -> None:
+    for name, value in vars(args).items():
+        if name not in _MERGE_OPTIONS and value != args.default_of(name):
+            option = name if "." in name else name.replace("_", "-")
+            raise DataError(f"--{option}: the parts were made with their options; leave it out when merging")
 
 
 def _limits(args: argparse.Namespace, names: Sequence[str]) -> Limits:
@@ -285,8 +297,6 @@ def _remarks(summary: dict[str, Any]) -> list[str]:
 
 
 def _show_part(args: argparse.Namespace, path: str, shard: tuple[int, int], already_prepared: bool) -> int:
-    if args.report is not None:
-        raise DataError("--report: a part has none; the merged dataset does: smidgen prepare merge … --report FILE")
     if args.json:
         part = f"{shard[0] + 1}/{shard[1]}"
         json.dump({"path": path, "part": part, "already_prepared": already_prepared}, sys.stdout, indent=2)

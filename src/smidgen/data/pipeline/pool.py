@@ -10,7 +10,7 @@ from collections import deque
 from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, contextmanager
 from multiprocessing.connection import wait
 from typing import Any
 
@@ -36,6 +36,9 @@ class Pool(AbstractContextManager["Pool"]):
         if workers > 1:
             context = multiprocessing.get_context("spawn")
             self._executor = ProcessPoolExecutor(workers, context, _start, (job,))
+            with _ignored_interrupts():
+                for _ in range(workers):
+                    self._executor.submit(_nothing)
 
     def __exit__(self, *exception: object) -> None:
         if self._executor is not None:
@@ -69,12 +72,24 @@ class Pool(AbstractContextManager["Pool"]):
             ) from None
 
 
+@contextmanager
+def _ignored_interrupts() -> Iterator[None]:
+    """Processes started meanwhile ignore Ctrl-C from their first moment: this process decides what it means."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
 _worker: Worker | None = None
 
 
 def _start(job: Job) -> None:
     global _worker
-    # Ctrl-C reaches the whole group; the main process decides what it means.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     # One process a core is enough threads.
     os.environ["TOKENIZERS_PARALLELISM"] = "false"
@@ -88,6 +103,10 @@ def _end_with_parent() -> None:
     if parent is not None:
         wait([parent.sentinel])
         os._exit(1)
+
+
+def _nothing() -> None:
+    """A task that makes the executor start a process."""
 
 
 def _do(unit: Unit, task: Task) -> Any:

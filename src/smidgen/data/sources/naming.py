@@ -83,6 +83,8 @@ def open_sources(
         raise DataError(
             f"--split-documents {options.split_documents}: none of the sources is a text file; leave it out"
         )
+    if options.format is not None and all(isinstance(source, HubSource) for source in sources):
+        raise DataError(f"--format {options.format}: none of the sources is a file; leave it out")
     if STORYWORLD in map(str, names):
         count = DEFAULT_STORYWORLD_DOCUMENTS if options.documents is None else options.documents
         if count < 1:
