@@ -31,10 +31,20 @@ def machine() -> dict[str, Any]:
     return {
         "cpu": cpu,
         "cores": os.cpu_count(),
+        **accelerator(),
         "python": platform.python_version(),
         "date": datetime.date.today().isoformat(),
         **versions,
     }
+
+
+def accelerator() -> dict[str, str]:
+    """The name of the GPU and the CUDA version that torch was built for; nothing without one."""
+    import torch
+
+    if not torch.cuda.is_available():
+        return {}
+    return {"accelerator": torch.cuda.get_device_name(), "cuda": str(torch.version.cuda)}
 
 
 def result(

@@ -83,10 +83,10 @@ class Config(Part):
                 "fp16",
                 "activations of models with norm.kind rms_norm_plus_one overflow fp16; use bf16 or fp32",
             )
-        if training.precision == "fp8_block" and model.linear.kind == "ternary":
+        if training.precision.startswith("fp8") and model.linear.kind == "ternary":
             raise impossible(
                 "training.precision",
-                "fp8_block",
+                training.precision,
                 "model.linear.kind ternary has its own quantisation; use bf16 or fp32",
             )
         if training.seq_len is not None and training.seq_len > model.max_seq_len:

@@ -31,6 +31,8 @@ _KEPT = {
     _aten._scaled_dot_product_cudnn_attention.default,
     torch.ops.higher_order.flex_attention,
 }
+_KEPT_NAMES = {"smidgen::fp8_gemm"}
+"""Our own operators, which exist only once their kernels are imported."""
 
 
 def run_checkpointed(function: Callable[..., Tensor], mode: ActivationCheckpointing, *arguments: Any) -> Tensor:
@@ -50,4 +52,5 @@ def run_checkpointed(function: Callable[..., Tensor], mode: ActivationCheckpoint
 
 
 def _policy(context: Any, operation: Any, *arguments: Any, **keywords: Any) -> CheckpointPolicy:
-    return CheckpointPolicy.MUST_SAVE if operation in _KEPT else CheckpointPolicy.PREFER_RECOMPUTE
+    is_kept = operation in _KEPT or operation.name() in _KEPT_NAMES
+    return CheckpointPolicy.MUST_SAVE if is_kept else CheckpointPolicy.PREFER_RECOMPUTE
