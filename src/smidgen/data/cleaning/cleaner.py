@@ -14,17 +14,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from smidgen.data.cleaning import c4, decontamination, gopher, language, length
-from smidgen.data.cleaning.characters import (
-    fold_whitespace,
-    remove_control_characters,
-    repair_encoding,
-    require_ftfy,
-)
+from smidgen.data.cleaning.edits import edits_of
 from smidgen.data.cleaning.keys import Keys
-from smidgen.data.cleaning.markup import require_resiliparse, strip_markup
 from smidgen.data.cleaning.minhash import MinHash
 from smidgen.data.cleaning.paragraphs import split_paragraphs
-from smidgen.data.cleaning.scrubbing import SCRUBBERS
 from smidgen.data.cleaning.words import stable_hash
 from smidgen.runtime.errors import ConfigError
 
@@ -68,6 +61,7 @@ class Cleaner:
         """Raises ConfigError, DataError or MissingDependencyError for what cannot be done, before any document."""
         _check(config)
         self._config = config
+        self._edits = edits_of(config)
         self._evaluation = decontamination.EvaluationNgrams(config.decontamination)
         near = config.duplicates.near
         self._minhash = MinHash(config.duplicates.permutations, config.duplicates.near_ngram) if near else None
@@ -96,7 +90,8 @@ class Cleaner:
         edits: dict[str, int] = {}
         for _ in range(_MAX_ROUNDS):
             before = text
-            text = self._edit(text, edits)
+            for edit in self._edits:
+                text = edit(text, edits)
             if text == before:
                 break
         else:
@@ -120,37 +115,6 @@ class Cleaner:
         ]
         signature = self._minhash.signature(text) if self._minhash else np.empty(0, np.uint32)
         return Keys(document, np.array(paragraphs, dtype=np.uint64), signature)
-
-    def _edit(self, text: str, edits: dict[str, int]) -> str:
-        """Every edit once; what they changed is added to `edits`."""
-        config = self._config
-        before = text
-        if config.html != "keep":
-            text = strip_markup(text, main_content=config.html == "main")
-            before = _count(edits, "html", before, text)
-        if config.repair_encoding:
-            text = repair_encoding(text)
-            before = _count(edits, "encoding", before, text)
-        if config.control_characters:
-            text = remove_control_characters(text)
-            before = _count(edits, "control_characters", before, text)
-        if config.normalization != "none":
-            text = unicodedata.normalize(config.normalization, text)
-            before = _count(edits, "normalization", before, text)
-        for name, scrub in SCRUBBERS.items():
-            if name in config.scrub:
-                text, count = scrub(text)
-                if count:
-                    edits[name] = edits.get(name, 0) + count
-        if config.c4:
-            text, counts = c4.edit_lines(text, config.skip_rules)
-            for rule, count in counts.items():
-                edits[rule] = edits.get(rule, 0) + count
-        before = text
-        if config.whitespace:
-            text = fold_whitespace(text)
-            _count(edits, "whitespace", before, text)
-        return text
 
     def _violations(self, text: str) -> Iterator[str]:
         """Names of the rules that the text breaks, cheap ones first."""
@@ -181,19 +145,8 @@ def _check(config: CleaningConfig) -> None:
         if rule not in SKIPPABLE_RULES:
             close = difflib.get_close_matches(rule, SKIPPABLE_RULES, n=1, cutoff=0.0)
             raise ConfigError(f"cleaning.skip_rules = {rule}: no such rule; did you mean '{close[0]}'?")
-    if config.repair_encoding:
-        require_ftfy()
-    if config.html != "keep":
-        require_resiliparse()
     if config.languages:
         language.check_languages(config.languages)
-
-
-def _count(edits: dict[str, int], name: str, before: str, after: str) -> str:
-    """Note under `name` that an edit changed the document; returns `after`."""
-    if after != before:
-        edits[name] = 1
-    return after
 
 
 def _version(package: str) -> str:
