@@ -31,11 +31,13 @@ from smidgen.training.parallel import (
     Degrees,
     ProcessGroup,
     Ranks,
+    agree_on_amax,
     joined_ranks,
     parallelize,
     whole_copy,
     whole_on_main,
 )
+from smidgen.training.precision import apply_precision, commit_amax
 
 VOCAB, LENGTH, SEQUENCES = 61, 16, 4
 STEPS, PASSES = 3, 2
@@ -90,6 +92,7 @@ class Training:
     def __init__(self, config: Config, ranks: Ranks, backend: str | None) -> None:
         self.config, self.ranks = config, ranks
         self.model = Decoder(config.model).initialize(1).train()
+        apply_precision(self.model, config.training.precision, torch.device("cpu"))
         self.model.set_activation_checkpointing(config.training.activation_checkpointing)
         if backend is not None:
             compile_training(self.model, backend)
@@ -113,6 +116,8 @@ class Training:
         norm = average_and_clip(self.model.parameters(), weight, self.config.training.gradient_clip)
         assert type(norm) is Tensor
         self.optimizer.step()
+        agree_on_amax(self.model, self.ranks)
+        commit_amax(self.model)
         return (loss / weight).item(), norm.item()
 
     def share(self) -> Batch:

@@ -50,6 +50,7 @@ def test_one_key_head_is_shared_by_all_tensor_ranks() -> None:
             r"vocab_padding_multiple = 64: leaves the last of 2 ranks nothing",
         ),
         (2, {"training__parallel__tensor": 2, "training__seq_len": 33}, r"training.seq_len 33"),
+        (2, {"training__parallel__shard": 2, "training__precision": "fp16"}, r"fp16.*use bf16 or fp32"),
     ],
 )
 def test_what_cannot_be_divided_is_refused(world_size: int, fields: dict[str, Any], message: str) -> None:

@@ -61,3 +61,5 @@ def test_checkpointing_trades_traffic_for_memory() -> None:
 def test_what_the_training_refuses_the_dry_run_refuses() -> None:
     with pytest.raises(ConfigError, match=r"training\.batch_size = 1024"):
         foresee(3)
+    with pytest.raises(ConfigError, match=r"training\.batch_size = auto"):
+        foresee(2, batch_size="auto")

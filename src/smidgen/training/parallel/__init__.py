@@ -1,5 +1,6 @@
 """Training on many ranks by torch.distributed: replicas, sharded weights, tensor parallelism, and their product."""
 
+from smidgen.training.parallel.amax import agree_on_amax
 from smidgen.training.parallel.degrees import Degrees, resolve_degrees
 from smidgen.training.parallel.gather import (
     divided_as,
@@ -18,6 +19,7 @@ __all__ = [
     "Parallel",
     "ProcessGroup",
     "Ranks",
+    "agree_on_amax",
     "divided_as",
     "divided_like",
     "is_divided",

@@ -48,16 +48,9 @@ def resolve_degrees(config: Config, world_size: int) -> Degrees:
             f" {degrees.size} with 'torchrun --nproc-per-node {degrees.size} -m smidgen …' or change the degrees"
         )
     _check_batch(config, degrees)
-    precision = config.training.precision
-    if precision == "fp16" and degrees.shard * degrees.tensor > 1:
+    if config.training.precision == "fp16" and degrees.shard * degrees.tensor > 1:
         raise ConfigError("training.precision = fp16: its gradient scaler knows no divided weights; use bf16 or fp32")
     if degrees.tensor > 1:
-        for field, value in (("training.precision", precision), ("model.linear.kind", config.model.linear.kind)):
-            if value.startswith("fp8"):
-                raise ConfigError(
-                    f"{field} = {value}: FP8 products take whole weights, not those that training.parallel.tensor ="
-                    f" {degrees.tensor} divides; use training.parallel.shard or bf16"
-                )
         _check_tensor(config, degrees.tensor)
     return degrees
 

@@ -13,7 +13,9 @@ import torch.distributed as dist
 from torch import nn
 
 from smidgen.config import Config
+from smidgen.config.training import AUTO_BATCH_SIZE
 from smidgen.model import load_architecture
+from smidgen.runtime.errors import ConfigError
 from smidgen.training.footprint import predict_footprint
 from smidgen.training.objectives import LanguageModeling
 from smidgen.training.parallel.degrees import Degrees, resolve_degrees
@@ -56,6 +58,8 @@ def forecast(config: Config, world_size: int) -> Forecast:
     Raises ConfigError where the configuration cannot be divided among them, as the training would.
     """
     degrees = resolve_degrees(config, world_size)
+    if config.training.batch_size == AUTO_BATCH_SIZE:
+        raise ConfigError("training.batch_size = auto: a dry run has no device to try it on; give a number")
     share = config.training.batch_size // degrees.batch
     alone = predict_footprint(config, share, as_gpu=config.training.device.startswith("cuda"))
     units = _numbers_of_weights(config, degrees)

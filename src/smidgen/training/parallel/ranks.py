@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -92,6 +93,9 @@ class ProcessGroup(Ranks):
         self.mesh: DeviceMesh = init_device_mesh(
             device_type, (degrees.data, degrees.shard, degrees.tensor), mesh_dim_names=names
         )
+        if degrees.shard > 1 and degrees.tensor > 1:
+            # Of every tensor that is gathered over both, torch warns that it takes two collectives.
+            logging.getLogger("torch.distributed.tensor._redistribute").setLevel(logging.ERROR)
         self.batch_rank, self.batch_size = self.rank // degrees.tensor, degrees.batch
         # Every rank must take part in making every group.
         shares = [dist.new_group(list(range(first, self.size, degrees.tensor))) for first in range(degrees.tensor)]
