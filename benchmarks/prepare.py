@@ -28,11 +28,11 @@ from typing import Any
 import report
 
 _OURS = """
-import sys
-from smidgen.config import TokenizerConfig
-from smidgen.data import prepare
-
 if __name__ == "__main__":
+    import sys
+    from smidgen.config import TokenizerConfig
+    from smidgen.data import prepare
+
     source, out, tokenizer, workers = sys.argv[1:]
     prepare([source], out, TokenizerConfig(path=tokenizer), workers=int(workers))
 """

@@ -30,13 +30,17 @@ def encode_pieces(tokenizer: Tokenizer, pieces: Sequence[Piece]) -> Iterator[Enc
     """The pieces in their order, encoded.
 
     Documents begin with the beginning token where the tokenizer asks for one (Llama-2's), as prompts will. Plain text
-    never becomes a special token, whatever it spells; in conversations the markers of the chat template do.
+    never becomes a special token, whatever it spells; in conversations the markers of the chat template do. Without an
+    end-of-text token, what separated a document from the next one in its source belongs to it.
     """
-    texts = [_encoded_text(tokenizer, piece) for piece in pieces]
-    groups: dict[tuple[bool, bool], list[int]] = {}
+    keeps_separator, adds_bos = tokenizer.eos_id is None, tokenizer.adds_bos
+    texts = []
+    groups: dict[tuple[bool, bool], list[int]] = {(False, False): []}
     for row, piece in enumerate(pieces):
         is_chat = piece.messages is not None
-        groups.setdefault((tokenizer.adds_bos and piece.begins and not is_chat, is_chat), []).append(row)
+        text = _rendered(tokenizer, piece) if is_chat else piece.text
+        texts.append(text + piece.separator if keeps_separator else text)
+        groups.setdefault((adds_bos and piece.begins and not is_chat, is_chat), []).append(row)
     ids: dict[int, NDArray[Any]] = {}
     for (bos, special), rows in groups.items():
         encoded = _encode(tokenizer, [texts[row] for row in rows], bos, special)
@@ -64,17 +68,10 @@ def _encode(tokenizer: Tokenizer, texts: Sequence[str], bos: bool, special: bool
         yield np.frombuffer(array("I", numbers), np.uint32)
 
 
-def _encoded_text(tokenizer: Tokenizer, piece: Piece) -> str:
-    """What is encoded of a piece.
-
-    A conversation is rendered by the tokenizer's template, if it has one. Without an end-of-text token, what separated
-    the document from the next one in its source belongs to it.
-    """
-    text = piece.text
-    if piece.messages is not None and tokenizer.chat_template is not None:
-        spelling = {token: name for name, token in tokenizer.special_tokens.items()}
-        bos, eos = (
-            spelling.get(token, "") if token is not None else "" for token in (tokenizer.bos_id, tokenizer.eos_id)
-        )
-        text = render_chat(tokenizer.chat_template, piece.messages, bos_token=bos, eos_token=eos)
-    return text + piece.separator if tokenizer.eos_id is None else text
+def _rendered(tokenizer: Tokenizer, piece: Piece) -> str:
+    """A conversation as the tokenizer's template writes it; without a template, as its source did."""
+    if piece.messages is None or tokenizer.chat_template is None:
+        return piece.text
+    spelling = {token: name for name, token in tokenizer.special_tokens.items()}
+    bos, eos = (spelling.get(token, "") if token is not None else "" for token in (tokenizer.bos_id, tokenizer.eos_id))
+    return render_chat(tokenizer.chat_template, piece.messages, bos_token=bos, eos_token=eos)

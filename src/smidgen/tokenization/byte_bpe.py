@@ -149,6 +149,8 @@ class ByteBPETokenizer(ByteTokensMixin):
 
 
 def _has_long_whitespace(text: str) -> bool:
+    if len(text) < _LONG_WHITESPACE:
+        return False
     # A run twice as long as a block covers one.
     starts = range(0, len(text) - _LONG_WHITESPACE + 1, _LONG_WHITESPACE)
     return any(text[start : start + _LONG_WHITESPACE].isspace() for start in starts)
