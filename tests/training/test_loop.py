@@ -17,10 +17,11 @@ from smidgen.folders.run import verify_checkpoint
 from smidgen.model import Decoder
 from smidgen.runtime.errors import ConfigError, TrainingError
 from smidgen.training.evaluate import Evaluation
-from smidgen.training.loop import Task, count_steps, train
+from smidgen.training.loop import Task, train
 from smidgen.training.metrics import read_metrics
 from smidgen.training.objectives import Batch, LanguageModeling, Loss
 from smidgen.training.observer import Observer, Plan, Snapshot, Summary
+from smidgen.training.origin import count_steps
 from smidgen.training.schedules import learning_rate
 
 MakeConfig = Callable[..., Config]
@@ -398,3 +399,33 @@ def test_a_run_that_averages_its_weights_resumes_to_the_bit(
     train(plain, make_task(plain), tmp_path / "plain")
     one, other = weights(tmp_path / "whole"), weights(tmp_path / "plain")
     assert not all(torch.equal(one[name], other[name]) for name in one)
+
+
+def test_an_automatic_batch_size_is_found_recorded_and_kept(
+    make_config: MakeConfig, make_task: MakeTask, tmp_path: Path
+) -> None:
+    config = make_config(batch_size="auto", tokens_per_step=8 * 24, max_steps=4)
+    train(config, make_task(config), tmp_path / "run")
+    recorded = load_config(tmp_path / "run" / "config.yaml").training
+    assert recorded.batch_size * recorded.gradient_accumulation_steps == 8
+    longer = make_config(batch_size="auto", tokens_per_step=8 * 24, max_steps=6)
+    train(longer, make_task(longer), tmp_path / "run")
+    again = load_config(tmp_path / "run" / "config.yaml").training
+    assert (again.batch_size, again.max_steps) == (recorded.batch_size, 6)
+
+
+@pytest.mark.slow
+def test_the_time_of_compiling_is_told_and_counts_in_no_rate(
+    make_config: MakeConfig, make_task: MakeTask, tmp_path: Path
+) -> None:
+    class Listening(Observer):
+        heard: tuple[float, ...] = ()
+
+        def compiled(self, seconds: float) -> None:
+            self.heard += (seconds,)
+
+    config, observer = make_config(max_steps=3, compile=True, **{"model.num_layers": 1}), Listening()
+    train(config, make_task(config), tmp_path / "run", observer)
+    (seconds,) = observer.heard
+    first = lines(tmp_path / "run")[0]
+    assert first["tokens"] / first["tokens_per_second"] < seconds

@@ -44,6 +44,12 @@ class PlainProgress(Observer):
             left = f", {self.pace.left(snapshot.step)} left"
             print(f"step {snapshot.step}/{self.pace.plan.total_steps}: {figures}{left}", file=sys.stderr, flush=True)
 
+    def compiling(self) -> None:
+        print("compiling the layers …", file=sys.stderr, flush=True)
+
+    def compiled(self, seconds: float) -> None:
+        print(f"compiled, first passes included, in {seconds:.0f} s", file=sys.stderr, flush=True)
+
     def evaluated(self, step: int, evaluation: Evaluation) -> None:
         print(f"step {step}: {describe_evaluation(evaluation)}", file=sys.stderr, flush=True)
 
@@ -81,6 +87,13 @@ class LiveProgress(Observer):
         self.pace.add(snapshot)
         self.snapshot = snapshot
         self.activity = ""
+
+    def compiling(self) -> None:
+        self.activity = "compiling the layers …"
+
+    def compiled(self, seconds: float) -> None:
+        self.activity = ""
+        self.console.print(f"compiled, first passes included, in {seconds:.0f} s")
 
     def evaluating(self, step: int) -> None:
         self.activity = "evaluating"
@@ -169,10 +182,11 @@ def header(plan: Plan) -> list[str]:
         peak = f"peak {plan.peak_flops / 1e12:.3g} TFLOP/s ({measured})"
     epochs = plan.total_steps * sequences / plan.sequences_per_epoch
     total = format_count(plan.total_steps * plan.tokens_per_step)
+    folders = config.data.path or " + ".join(config.data.mixture or ())
     lines = [
         f"model   {config.description or 'decoder'}: {plan.num_parameters:,} parameters",
         f"device  {plan.device}; {training.precision}; {peak}",
-        f"data    {config.data.path}: {format_count(plan.sequences_per_epoch * seq_len)} tokens an epoch",
+        f"data    {folders}: {format_count(plan.sequences_per_epoch * seq_len)} tokens an epoch",
         f"steps   {plan.total_steps:,} of {sequences} × {seq_len} tokens: {total} tokens, {epochs:.3g} epochs",
         f"run     {plan.run}",
     ]
@@ -184,8 +198,6 @@ def header(plan: Plan) -> list[str]:
         lines.append(f"resume  from step {plan.first_step}")
     if plan.changes:
         lines.append(f"changed {describe_changes(plan.changes)}")
-    if training.compile:
-        lines.append("compile the first step and the first evaluation take longer: torch.compile works")
     return lines
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import math
 import signal
 import time
 from collections.abc import Callable
@@ -18,10 +17,11 @@ from smidgen.config import Config, dump_config, load_config
 from smidgen.folders.atomic import write_text
 from smidgen.folders.run import Retention, RunFolder
 from smidgen.model import Decoder, count_parameters, flops_per_token
-from smidgen.runtime.errors import ConfigError, TrainingError
+from smidgen.runtime.errors import TrainingError
 from smidgen.runtime.protocols import Tokenizer
+from smidgen.training.autobatch import resolve_batch_size
 from smidgen.training.averaging import Averaging, restore_averaging, weights_to_keep
-from smidgen.training.compiling import compile_training
+from smidgen.training.compiling import compile_training, first_pass
 from smidgen.training.data import TrainingData
 from smidgen.training.devices import device_name, peak_flops, resolve_device
 from smidgen.training.evaluate import bits_per_byte, evaluate
@@ -32,6 +32,7 @@ from smidgen.training.metrics import MetricsFile, NoMetrics, drop_after
 from smidgen.training.objectives import Objective, to_device
 from smidgen.training.observer import Observer, Plan, Summary
 from smidgen.training.optimizers import average_and_clip, make_optimizer, set_rates
+from smidgen.training.origin import Origin, count_steps, find_origin
 from smidgen.training.parallel import (
     Ranks,
     agree_on_amax,
@@ -55,12 +56,10 @@ from smidgen.training.precision import (
 )
 from smidgen.training.randomness import seed_everything
 from smidgen.training.reporting import Reporter, Workload
-from smidgen.training.resume import Changes, changed_fields
 from smidgen.training.saving import CheckpointWriter, Copy
 from smidgen.training.schedule_free import ScheduleFreeAdamW
 from smidgen.training.schedules import learning_rate, weight_decay
 from smidgen.training.state import (
-    TrainerState,
     capture_state,
     read_averaging,
     read_precision,
@@ -83,17 +82,6 @@ class Task:
     """Written into every checkpoint, so that it is a complete model folder."""
 
 
-@dataclass(frozen=True, slots=True)
-class Origin:
-    """Where a run stands when this process takes it up."""
-
-    state: TrainerState
-    checkpoint: Path | None
-    """The checkpoint to go on from; None for a new run."""
-    changes: Changes
-    """Fields that the new configuration changes."""
-
-
 def train(config: Config, task: Task, run_path: str | Path, observer: Observer | None = None) -> Summary:
     """Train until `training.max_steps` or `training.epochs`, in the run folder `run_path`; resume it if it exists.
 
@@ -104,13 +92,6 @@ def train(config: Config, task: Task, run_path: str | Path, observer: Observer |
     Raises ConfigError or TrainingError before any work where the configuration does not fit the run or the machine.
     """
     run = RunFolder(run_path)
-    total_steps = count_steps(config, task.data.train.per_epoch)
-    if config.training.schedule.warmup_steps > total_steps:
-        logger.warning(
-            "training.schedule.warmup_steps = %d: longer than the %d steps of this run, which never reach training.lr",
-            config.training.schedule.warmup_steps,
-            total_steps,
-        )
     device = rank_device(resolve_device(config.training.device))
     degrees = resolve_degrees(config, world_size())
     hours = config.training.max_time
@@ -118,7 +99,12 @@ def train(config: Config, task: Task, run_path: str | Path, observer: Observer |
         observer = observer if observer is not None and ranks.is_main else Observer()
         ranks.on_main(lambda: stack.enter_context(run.locked()))
         signals = stack.enter_context(StopSignals(observer.stopping, None if hours is None else hours * 3600))
-        origin = ranks.on_main(lambda: find_origin(config, task, run))
+        recorded = ranks.on_main(lambda: load_config(run.config_path) if run.resume_point() else None)
+        objective, sequences = task.objective, task.data.train
+        config = resolve_batch_size(config, device, objective, sequences, task.starting_model, ranks, recorded)
+        total_steps = count_steps(config, sequences.per_epoch)
+        _warn_of_warmup(config, total_steps)
+        origin = ranks.on_main(lambda: find_origin(config, task.data, run))
         state, checkpoint = origin.state, origin.checkpoint
         first_step = state.step
         if state.step < total_steps:
@@ -141,30 +127,14 @@ def train(config: Config, task: Task, run_path: str | Path, observer: Observer |
         )
 
 
-def count_steps(config: Config, sequences_per_epoch: int) -> int:
-    """Optimiser steps of the training; epochs are rounded up to whole steps."""
-    training = config.training
-    if training.max_steps is not None:
-        return training.max_steps
-    if training.epochs is None:
-        raise ConfigError("training.max_steps = null: nothing says when to stop; set it, or training.epochs")
-    return math.ceil(
-        training.epochs * sequences_per_epoch / (training.batch_size * training.gradient_accumulation_steps)
-    )
-
-
-def find_origin(config: Config, task: Task, run: RunFolder) -> Origin:
-    """The checkpoint that a run goes on from, after checking that data and configuration still fit it."""
-    checkpoint = run.resume_point()
-    if checkpoint is None:
-        return Origin(TrainerState(task.data.fingerprint), None, {})
-    changes = changed_fields(load_config(run.config_path), config)
-    state = read_trainer_state(checkpoint)
-    if state.data_fingerprint != task.data.fingerprint:
-        raise TrainingError(
-            f"data.path = {config.data.path}: not the data that {run.path} was trained on; name that or another --run"
+def _warn_of_warmup(config: Config, total_steps: int) -> None:
+    warmup_steps = config.training.schedule.warmup_steps
+    if warmup_steps > total_steps:
+        logger.warning(
+            "training.schedule.warmup_steps = %d: longer than the %d steps of this run, which never reach training.lr",
+            warmup_steps,
+            total_steps,
         )
-    return Origin(state, checkpoint, changes)
 
 
 class Trainer:
@@ -201,6 +171,7 @@ class Trainer:
         self.model.set_dropout(training.dropout)
         self.model.train()
         self.model.set_activation_checkpointing(training.activation_checkpointing)
+        self.is_to_compile = training.compile
         if training.compile:
             compile_training(self.model)
         self.parallel = parallelize(self.model, task.objective.loss, ranks)
@@ -287,7 +258,7 @@ class Trainer:
         self.lr = learning_rate(training, state.step, self.total_steps)
         decay = weight_decay(training, state.step, self.total_steps)
         set_rates(self.optimizer, self.lr, decay)
-        figures = self._accumulate_gradients()
+        figures = self._compile() if self.is_to_compile else self._accumulate_gradients()
         verdict = self.guard.judge(figures["loss"] / max(figures["weight"], 1), figures["grad_norm"])
         if verdict == "take":
             self.scaler.step(self.optimizer)
@@ -305,6 +276,12 @@ class Trainer:
         self.reporter.step(figures, self.lr, decay, taken=verdict == "take", logged=self._due(training.log_every))
         if verdict == "roll_back":
             self._roll_back()
+
+    def _compile(self) -> dict[str, float]:
+        """The first forward and backward passes of a compiled model, whose time counts in no rate."""
+        self.is_to_compile = False
+        with self.reporter.paused(), first_pass(self.observer.compiling, self.observer.compiled):
+            return self._accumulate_gradients()
 
     def _stop(self) -> bool:
         """Whether some rank was asked to stop, or is out of time."""

@@ -91,6 +91,12 @@ class Observer:
     def stepped(self, snapshot: Snapshot) -> None:
         """Some steps were taken: about two snapshots a second, and one for each line of metrics.jsonl."""
 
+    def compiling(self) -> None:
+        """The first forward and backward passes begin, in which torch.compile works."""
+
+    def compiled(self, seconds: float) -> None:
+        """They ended, after `seconds`."""
+
     def evaluating(self, step: int) -> None:
         """An evaluation begins."""
 
@@ -152,6 +158,12 @@ class Observers(Observer):
 
     def stepped(self, snapshot: Snapshot) -> None:
         self._each(lambda observer: observer.stepped(snapshot))
+
+    def compiling(self) -> None:
+        self._each(lambda observer: observer.compiling())
+
+    def compiled(self, seconds: float) -> None:
+        self._each(lambda observer: observer.compiled(seconds))
 
     def evaluating(self, step: int) -> None:
         self._each(lambda observer: observer.evaluating(step))
