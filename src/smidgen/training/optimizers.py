@@ -6,12 +6,11 @@ from collections.abc import Iterable, Mapping
 
 import torch
 from torch import Tensor, nn
-from torch.distributed.tensor import DTensor
 
 from smidgen import config as settings
 from smidgen.runtime.errors import TrainingError
 from smidgen.training.lion import Lion
-from smidgen.training.parallel.gather import divided_as, local_parts, whole
+from smidgen.training.parallel.gather import divided_as, is_dtensor, local_parts, whole
 from smidgen.training.parallel.muon import DividedMuon
 from smidgen.training.schedule_free import ScheduleFreeAdamW
 
@@ -50,7 +49,7 @@ class MuonWithAdamW(torch.optim.Optimizer):
     """PyTorch's Muon for some matrices and AdamW for the rest, as one optimiser with one state."""
 
     def __init__(self, matrices: list[nn.Parameter], momentum: float, adamw: torch.optim.AdamW) -> None:
-        is_divided = any(isinstance(p, DTensor) for p in matrices)
+        is_divided = any(is_dtensor(p) for p in matrices)
         kind = DividedMuon if is_divided else torch.optim.Muon
         self._muon = kind(matrices, lr=0.0, momentum=momentum, adjust_lr_fn="match_rms_adamw")
         self._adamw = adamw

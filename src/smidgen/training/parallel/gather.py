@@ -2,29 +2,39 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, TypeGuard
 
 import torch
 from torch import Tensor, nn
-from torch.distributed.tensor import DTensor, distribute_tensor
 
 from smidgen.model import Decoder, load_architecture
 from smidgen.training.parallel.ranks import Ranks
 
+if TYPE_CHECKING:
+    from torch.distributed.tensor import DTensor
+
+
+def is_dtensor(tensor: Tensor) -> TypeGuard[DTensor]:
+    """Whether `tensor` is divided. Without divided tensors their module, slow to import, stays out."""
+    module = sys.modules.get("torch.distributed.tensor")
+    return module is not None and isinstance(tensor, module.DTensor)
+
 
 def is_divided(model: nn.Module) -> bool:
     """Whether some rank holds only parts of the model's weights."""
-    return any(isinstance(parameter, DTensor) for parameter in model.parameters())
+    return any(is_dtensor(parameter) for parameter in model.parameters())
 
 
 def whole(tensor: Tensor) -> Tensor:
     """A divided tensor gathered, on every rank that holds a part (all must call it); another as it is."""
-    return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
+    return tensor.full_tensor() if is_dtensor(tensor) else tensor
 
 
 def local_parts(tensors: Sequence[Tensor]) -> list[Tensor]:
     """What this rank holds of each tensor, sharing its memory."""
-    return [tensor.to_local() if isinstance(tensor, DTensor) else tensor for tensor in tensors]
+    return [tensor.to_local() if is_dtensor(tensor) else tensor for tensor in tensors]
 
 
 def divided_as(tensor: Tensor, parameter: Tensor) -> Tensor:
@@ -33,7 +43,9 @@ def divided_as(tensor: Tensor, parameter: Tensor) -> Tensor:
     One without dimensions, such as a count of steps, stays whole.
     """
     tensor = tensor.to(parameter.device)
-    if isinstance(parameter, DTensor) and tensor.dim():
+    if is_dtensor(parameter) and tensor.dim():
+        from torch.distributed.tensor import distribute_tensor
+
         return distribute_tensor(tensor, parameter.device_mesh, parameter.placements, src_data_rank=None)
     return tensor
 
