@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -169,3 +170,21 @@ def test_a_limit_of_bytes(corpus: Path, tokenizer_config: TokenizerConfig, tmp_p
     limits = Limits(bytes={str(corpus): 5_000})
     made = prepare([corpus], tmp_path / "data", tokenizer_config, limits=limits)
     assert 4_500 < made.manifest.sources[0].text_bytes <= 5_000
+
+
+@pytest.mark.usefixtures("small_chunks")
+@pytest.mark.parametrize("unit", ["file", "line", "blank"])
+@pytest.mark.parametrize("packed", [False, True])
+def test_bad_lines_are_named_by_their_number_in_the_file(
+    tokenizer_config: TokenizerConfig, tmp_path: Path, unit: Any, packed: bool
+) -> None:
+    path = tmp_path / "corpus.txt"
+    lines = [f"line number {number}\n".encode() + b"\n" * (number % 3) for number in range(400)]
+    lines[300] = b"caf\xe9\n"
+    data = b"".join(lines)
+    path.write_bytes(gzip.compress(data) if packed else data)
+    expected = 1 + b"".join(lines[:300]).count(b"\n")
+    made = prepare([path], tmp_path / "data", tokenizer_config, split_documents=unit)
+    assert made.manifest.bad_input["encoding"]["examples"][0]["position"] == expected
+    with pytest.raises(DataError, match=f"line {expected}: byte 0xe9"):
+        prepare([path], tmp_path / "strict", tokenizer_config, split_documents=unit, strict=True)

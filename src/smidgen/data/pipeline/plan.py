@@ -48,8 +48,6 @@ class Plan:
     """The folder of the job holds what the duplicate filter said."""
     survey: Survey | None = None
     """What was counted, once it was."""
-    documents: list[int] = field(default_factory=list)
-    """Documents of every source, if they were counted."""
     bad: BadInput = field(default_factory=BadInput)
     tally: Tally = field(default_factory=Tally)
 
@@ -112,7 +110,6 @@ def scan(
         stops=dict(before.stops),
         verdicts=before.verdicts or duplicates is not None,
         survey=Survey(job.holdout, job.seed),
-        documents=[0] * len(job.sources),
     )
     assert plan.survey is not None
     issued: deque[Task] = deque()
@@ -151,7 +148,6 @@ def scan(
             counts[index] += 1
             plan.places.append((plan.survey.documents, plan.survey.characters))
             plan.survey.merge(result.survey)
-            plan.documents[index] += result.survey.all_documents
             plan.bad.merge(result.bad, lines[index])
             plan.tally.merge(result.tally)
             lines[index] += result.lines

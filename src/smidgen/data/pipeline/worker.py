@@ -18,6 +18,7 @@ from smidgen.data.manifest import TokenType
 from smidgen.data.pipeline.results import BadInput, Encoded, Part
 from smidgen.data.sources import Chunk, Source
 from smidgen.data.sources.files import TextFile
+from smidgen.data.sources.streams import StreamFile
 from smidgen.runtime.errors import DataError
 from smidgen.runtime.protocols import Tokenizer
 
@@ -214,7 +215,7 @@ def _is_over(task: Task, result: Encoded, size: int) -> bool:
 
 def _place(source: Source, chunk: Chunk, record: BadRecord) -> str:
     position = record.position
-    if position is not None and isinstance(source, TextFile):
+    if position is not None and isinstance(source, (TextFile, StreamFile)):
         position += source.lines_before(chunk)
     return record.describe(source.name, position)
 

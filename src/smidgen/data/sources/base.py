@@ -25,9 +25,9 @@ class Chunk:
     source: int
     """Number of the source in the job."""
     start: int = 0
-    """First byte (of a divisible file) or row group (Parquet)."""
+    """First byte (of a divisible file) or row group (Parquet); of `lines`, how many lines come before them."""
     stop: int = 0
-    """End of that range. Streams leave both at 0."""
+    """End of that range; 0 for streams."""
     lines: bytes | None = None
     """Whole lines that the main process took from a stream."""
     items: tuple[Item, ...] | None = None

@@ -97,16 +97,17 @@ class TextFile:
                 if chunk.start == 0 and number == 0:
                     lines[0] = without_mark(lines[0])
                 yield from paragraph(lines, blank, number)
-            file.seek(chunk.start)
-            block = file.read(chunk.stop - chunk.start)
-        # Lines that start in the range: one more than line ends for the file's first range, but for a last one cut off.
-        reading.lines = block.count(b"\n")
+            # Lines that start in the range: one behind each line end from just before it to just before its end.
+            file.seek(max(chunk.start - 1, 0))
+            ends = file.read(chunk.stop - 1 - max(chunk.start - 1, 0))
+        reading.lines = ends.count(b"\n") + (chunk.start == 0)
 
     def lines_before(self, chunk: Chunk) -> int:
         """Number of lines that start before the chunk's first one, read from the file: for an error message."""
         count = 0
         with self.path.open("rb") as file:
-            left = chunk.start
+            left = cut_near(file, chunk.start, self.size) if self.unit == "file" else chunk.start
+            file.seek(0)
             while left > 0 and (block := file.read(min(CHUNK_BYTES, left))):
                 count += block.count(b"\n")
                 left -= len(block)

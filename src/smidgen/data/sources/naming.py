@@ -179,7 +179,7 @@ class FileSource:
                     yield item
                 elif item.kind != "empty":
                     position = item.position
-                    if position is not None and isinstance(source, TextFile):
+                    if position is not None and isinstance(source, (TextFile, StreamFile)):
                         position += source.lines_before(chunk)
                     raise DataError(item.describe(source.name, position))
 

@@ -74,7 +74,7 @@ class StreamFile:
                 faults: list[BadRecord] = []
                 stream = _Stream(file, faults)
                 if self.format == "jsonl" or (self.format == "text" and self.unit == "line"):
-                    chunks = (Chunk(0, lines=block) for block in _line_blocks(stream))
+                    chunks = _line_chunks(stream)
                 else:
                     chunks = (Chunk(0, items=tuple(items)) for items in _item_blocks(self._items(stream)))
                 for chunk in chunks:
@@ -90,6 +90,10 @@ class StreamFile:
         if self.format in {"csv", "tsv"}:
             return delimited_rows(stream, self.field, "," if self.format == "csv" else "\t", self.name)
         return _paragraphs(stream) if self.unit == "blank" else _whole(stream)
+
+    def lines_before(self, chunk: Chunk) -> int:
+        """Number of lines before the first that positions in the chunk count from."""
+        return chunk.start
 
     def read(self, chunk: Chunk) -> Reading:
         if chunk.items is not None:
@@ -194,6 +198,13 @@ def _line_blocks(stream: _Stream) -> Iterator[bytes]:
             block += file.readline()
         yield without_mark(block) if first else block
         first = False
+
+
+def _line_chunks(stream: _Stream) -> Iterator[Chunk]:
+    number = 0
+    for block in _line_blocks(stream):
+        yield Chunk(0, lines=block, start=number)
+        number += block.count(b"\n")
 
 
 def _item_blocks(items: Iterable[Item]) -> Iterator[list[Item]]:
