@@ -44,7 +44,7 @@ class TrainingConfig(Part):
     epochs: PositiveFloat | None = None
     """Passes over the training data; turned into steps when the data is known."""
     batch_size: BatchSize = 8
-    """Sequences in one forward pass; auto finds what fits (see docs/optimization.md) and the run records it."""
+    """Sequences in a forward pass, over all ranks; auto finds what fits (docs/optimization.md), the run records it."""
     tokens_per_step: PositiveInt | None = None
     """With batch_size auto: batch_size and gradient_accumulation_steps are chosen so that a step has exactly these."""
     gradient_accumulation_steps: PositiveInt = 1

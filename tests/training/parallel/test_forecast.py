@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import pytest
 
+from smidgen.cli.main import main
 from smidgen.config import load_config
 from smidgen.model import count_parameters
 from smidgen.runtime.errors import ConfigError
@@ -56,6 +58,16 @@ def test_checkpointing_trades_traffic_for_memory() -> None:
     full = foresee(2, parallel__tensor=2, activation_checkpointing="full")
     assert full.activations < plain.activations
     assert full.traffic["states over tensor ranks"] > plain.traffic["states over tensor ranks"]
+
+
+def test_the_command_prints_it(capsys: pytest.CaptureFixture[str]) -> None:
+    flags = ["--dry-run", "--world-size", "8", "--training.parallel.shard", "4"]
+    assert main(["pretrain", "elite-tiny", *flags]) == 0
+    assert "2 × 4 × 1" in capsys.readouterr().out
+    assert main(["pretrain", "elite-tiny", *flags, "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["degrees"] == {"data": 2, "shard": 4, "tensor": 1}
+    assert main(["pretrain", "elite-tiny", "--world-size", "8"]) == 1
+    assert "--dry-run" in capsys.readouterr().err
 
 
 def test_what_the_training_refuses_the_dry_run_refuses() -> None:

@@ -51,6 +51,11 @@ def flags(fields: dict[str, object]) -> list[str]:
     return [word for name, value in fields.items() for word in (f"--{name}", json.dumps(value).strip('"'))]
 
 
+def pretrain_on_two(run_ranks: Callable[..., None], run: Path, data: Path, fields: dict[str, object]) -> None:
+    command = ["-m", "smidgen", "pretrain", "elite-tiny", "--run", run]
+    run_ranks(2, *command, *flags({**FIELDS, "data.path": str(data), **fields}))
+
+
 def losses(run: Path) -> list[tuple[str, int, float]]:
     return [(r["kind"], r["step"], r["loss"]) for r in read_metrics(run / "metrics.jsonl") if "loss" in r]
 
@@ -62,9 +67,7 @@ def test_a_run_of_two_ranks_is_that_of_one_and_goes_on_with_any_number(
 
     def on_two(max_steps: int, **degrees: int) -> None:
         division = {f"training.parallel.{kind}": degree for kind, degree in degrees.items()}
-        fields = {**FIELDS, **division, "data.path": str(data), "training.max_steps": max_steps}
-        command = ["-m", "smidgen", "pretrain", "elite-tiny", "--run", tmp_path / "run"]
-        run_ranks(2, *command, *flags(fields))
+        pretrain_on_two(run_ranks, tmp_path / "run", data, {**division, "training.max_steps": max_steps})
 
     def alone(max_steps: int, run: Path) -> None:
         fields = {**FIELDS, "data.path": str(data), "training.max_steps": max_steps}
@@ -94,3 +97,20 @@ def test_what_befalls_one_rank_is_everyone_s(tmp_path: Path, run_ranks: Callable
     lines = list(read_metrics(run / "metrics.jsonl"))
     assert [line["step"] for line in lines if line["kind"] == "skip"] == [3]
     assert all(tensor.isfinite().all() for tensor in load_file(run / "last" / "model/model.safetensors").values())
+
+
+@pytest.mark.torture
+@pytest.mark.parametrize("division", [{}, {"training.parallel.shard": 2}, {"training.parallel.tensor": 2}])
+def test_a_run_resumed_on_as_many_ranks_is_the_same_to_the_bit(
+    tmp_path: Path, data: Path, run_ranks: Callable[..., None], division: dict[str, object]
+) -> None:
+    """With dropout, of which every rank draws its own, and a moving average of the weights."""
+    fields = {"training.dropout": 0.1, "training.ema_decay": 0.9, **division}
+    pretrain_on_two(run_ranks, tmp_path / "whole", data, {**fields, "training.max_steps": 8})
+    pretrain_on_two(run_ranks, tmp_path / "resumed", data, {**fields, "training.max_steps": 4})
+    pretrain_on_two(run_ranks, tmp_path / "resumed", data, {**fields, "training.max_steps": 8})
+    files = ("model/model.safetensors", "state/optimizer.safetensors", "state/averaging.safetensors")
+    for file in (*files, "state/random.safetensors"):
+        resumed, expected = (load_file(tmp_path / run / "last" / file) for run in ("resumed", "whole"))
+        assert resumed.keys() == expected.keys()
+        assert all(resumed[name].equal(expected[name]) for name in expected), file

@@ -13,7 +13,7 @@ import torch.distributed as dist
 from torch import Tensor
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 
-from smidgen.runtime.errors import SmidgenError
+from smidgen.runtime.errors import ConfigError, SmidgenError
 from smidgen.training.parallel.degrees import Degrees
 
 Value = TypeVar("Value")
@@ -142,7 +142,14 @@ def is_main_rank() -> bool:
 
 
 def rank_device(device: torch.device) -> torch.device:
-    """The device of this process: under torchrun the GPU of its number on the machine."""
+    """The device of this process: under torchrun the GPU of its number on the machine.
+
+    Raises ConfigError for a device that processes cannot share work on.
+    """
+    if world_size() > 1 and device.type not in ("cpu", "cuda"):
+        raise ConfigError(
+            f"training.device = {device.type}: torch.distributed knows only cpu and cuda; use one process"
+        )
     if world_size() > 1 and device.type == "cuda" and device.index is None:
         return torch.device("cuda", int(os.environ["LOCAL_RANK"]))
     return device
