@@ -41,6 +41,6 @@ def run_ranks() -> Callable[..., None]:
         finally:
             for process in processes:
                 process.kill()
-        assert all(process.returncode == 0 for process in processes), "\n".join(errors)[-4000:]
+        assert all(process.returncode == 0 for process in processes), "\n".join(error[-3000:] for error in errors)
 
     return run

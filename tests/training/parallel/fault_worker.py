@@ -14,10 +14,11 @@ import torch
 from smidgen.config import load_config
 from smidgen.data import Batch as ArrayBatch
 from smidgen.model import Decoder
-from smidgen.training import LanguageModeling, Loss, Task, TrainingData, train
+from smidgen.runtime.protocols import Tokenizer
+from smidgen.training import LanguageModeling, Loss, Observer, Task, TrainingData, train
 from smidgen.training.objectives import Batch
 
-NAN_AT, STOP_AT, LENGTH, VOCAB = 3, 6, 16, 61
+LOOK_AT, NAN_AT, STOP_AT, LENGTH, VOCAB = 2, 3, 6, 16, 61
 
 
 class Stream:
@@ -46,6 +47,20 @@ class Faulty(LanguageModeling):
         return (total * float("nan") if self.calls == NAN_AT else total), weight, figures
 
 
+class Onlooker(Observer):
+    """Looks at the model once, as a sampler of text does; a divided one must arrive whole."""
+
+    def __init__(self) -> None:
+        self.logits = torch.empty(0)
+
+    def wants_model(self, step: int) -> bool:
+        return step == LOOK_AT
+
+    @torch.no_grad()
+    def shown_model(self, step: int, model: Decoder, tokenizer: Tokenizer | None) -> None:
+        self.logits = model(torch.arange(LENGTH)[None])
+
+
 def main(run: str, result: str, shard: str) -> None:
     torch.set_num_threads(1)
     fields = {
@@ -65,7 +80,9 @@ def main(run: str, result: str, shard: str) -> None:
     }
     config = load_config("elite-tiny", fields)
     data = TrainingData(Stream(), None, "data", None, None)
-    summary = train(config, Task(Faulty(), data, lambda: Decoder(config.model).initialize(0), None), run)
+    onlooker = Onlooker()
+    summary = train(config, Task(Faulty(), data, lambda: Decoder(config.model).initialize(0), None), run, onlooker)
+    assert onlooker.logits.numel() == (LENGTH * VOCAB if os.environ["RANK"] == "0" else 0)
     assert summary.checkpoint is not None
     answer = {"steps": summary.steps, "signal": summary.stopped_by, "checkpoint": summary.checkpoint.name}
     Path(f"{result}-{os.environ['RANK']}").write_text(json.dumps(answer))

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, TypeGuard
 import torch
 from torch import Tensor, nn
 
-from smidgen.model import Decoder, load_architecture
+from smidgen.model import Decoder
 from smidgen.training.parallel.ranks import Ranks
 
 if TYPE_CHECKING:
@@ -66,9 +66,10 @@ def whole_copy(model: Decoder, ranks: Ranks) -> Decoder | None:
     tensors = whole_on_main(dict(model.named_parameters()), ranks)
     if not ranks.is_main:
         return None
-    copy = load_architecture(model.config)
+    copy = Decoder(model.config)
     copy.load_state_dict(tensors, assign=True)
-    return copy
+    copy.compute_dtype = model.compute_dtype
+    return copy.train(model.training)
 
 
 def divided_like(model: nn.Module, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
