@@ -52,7 +52,7 @@ SMALL = {
     "training.precision": "fp32",
     "training.gradient_clip": 0.5,
     # Adam divides by the gradient's size: a small eps would blow up rounding errors of gradients near zero.
-    "training.optimizer.eps": 1e-3,
+    "training.optimizer": {"kind": "adamw", "eps": 1e-3},
 }
 GROUPED = {"model.attention.head_dim": 8, "model.attention.num_kv_heads": 2}
 LATENT = {
@@ -80,10 +80,7 @@ FAMILIES: dict[str, dict[str, Any]] = {
 
 
 def configuration(case: dict[str, Any]) -> Config:
-    fields = {**SMALL, **FAMILIES[case["preset"]]}
-    if "training.optimizer" in case["overrides"]:
-        del fields["training.optimizer.eps"]
-    return load_config(case["preset"], {**fields, **case["overrides"]})
+    return load_config(case["preset"], {**SMALL, **FAMILIES[case["preset"]], **case["overrides"]})
 
 
 class Training:
