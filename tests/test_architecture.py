@@ -86,3 +86,9 @@ def test_importing_a_folder_loads_no_heavy_package(module: str, forbidden: list[
     code = f"import sys, {module}; print([m for m in {forbidden!r} if m in sys.modules])"
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert result.stdout.strip() == "[]"
+
+
+def test_the_model_is_imported_without_the_compiler() -> None:
+    """torch._dynamo costs a second of every start."""
+    code = "import sys, smidgen.model; print('torch._dynamo' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "False\n"

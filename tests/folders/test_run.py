@@ -168,9 +168,7 @@ def test_a_run_without_checkpoints_has_none(tmp_path: Path) -> None:
 
 
 def test_a_second_process_is_refused_by_name_of_the_first(run: RunFolder) -> None:
-    lock = (
-        "import sys; from smidgen.folders.run import RunFolder; RunFolder(sys.argv[1]).locked().__enter__()"
-    )
+    lock = "import sys; from smidgen.folders.run import RunFolder; RunFolder(sys.argv[1]).locked().__enter__()"
     other = subprocess.run([sys.executable, "-c", lock, str(run.path)], capture_output=True, text=True, check=False)
     message = other.stderr.splitlines()[-1]
     assert "TrainingError" in message

@@ -15,9 +15,9 @@ from smidgen.config import Config, load_config
 from smidgen.data import Batch
 from smidgen.model import Decoder
 from smidgen.training.data import TrainingData
-from smidgen.training.loop import Task
 from smidgen.training.objectives import LanguageModeling, Objective
 from smidgen.training.observer import Observer, Snapshot
+from smidgen.training.task import Task
 
 VOCAB = 61
 LENGTH = 24

@@ -12,9 +12,9 @@ from smidgen.runtime.errors import ConfigError
 from smidgen.training import autobatch
 from smidgen.training.autobatch import Trial, available_memory, largest_fitting, resolve_batch_size
 from smidgen.training.footprint import full_sequences, predict_footprint
-from smidgen.training.loop import Task
 from smidgen.training.objectives import Batch, LanguageModeling, Loss
 from smidgen.training.parallel.ranks import Ranks
+from smidgen.training.task import Task
 
 CPU = torch.device("cpu")
 Make = Callable[..., Any]

@@ -10,8 +10,8 @@ import torch.nn.functional as F
 from smidgen.config import Config
 from smidgen.model import Decoder
 from smidgen.training.evaluate import Evaluation, bits_per_byte, evaluate
-from smidgen.training.loop import Task
 from smidgen.training.objectives import LanguageModeling, to_device
+from smidgen.training.task import Task
 
 CPU = torch.device("cpu")
 MakeConfig = Callable[..., Config]

@@ -17,10 +17,11 @@ from smidgen.folders.run import verify_checkpoint
 from smidgen.model import Decoder
 from smidgen.runtime.errors import TrainingError
 from smidgen.training.guards import LossStatistics, StepGuard
-from smidgen.training.loop import Task, train
+from smidgen.training.loop import train
 from smidgen.training.metrics import read_metrics
 from smidgen.training.objectives import Batch, LanguageModeling, Loss
 from smidgen.training.observer import Observer
+from smidgen.training.task import Task
 
 MakeConfig = Callable[..., Config]
 MakeTask = Callable[..., Task]

@@ -17,12 +17,13 @@ from smidgen.folders.run import verify_checkpoint
 from smidgen.model import Decoder
 from smidgen.runtime.errors import ConfigError, TrainingError
 from smidgen.training.evaluate import Evaluation
-from smidgen.training.loop import Task, train
+from smidgen.training.loop import train
 from smidgen.training.metrics import read_metrics
 from smidgen.training.objectives import Batch, LanguageModeling, Loss
 from smidgen.training.observer import Observer, Plan, Snapshot, Summary
 from smidgen.training.origin import count_steps
 from smidgen.training.schedules import learning_rate
+from smidgen.training.task import Task
 
 MakeConfig = Callable[..., Config]
 MakeTask = Callable[..., Task]

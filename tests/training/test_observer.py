@@ -39,6 +39,8 @@ def test_each_observer_hears_everything_in_order() -> None:
     calls: list[tuple[Any, ...]] = [
         ("started", "plan"),
         ("stepped", SNAPSHOT),
+        ("compiling",),
+        ("compiled", 12.0),
         ("evaluating", 1),
         ("evaluated", 1, evaluation),
         ("saving", 1),

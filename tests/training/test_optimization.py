@@ -14,7 +14,8 @@ from safetensors.torch import load_file
 from smidgen.config import Config
 from smidgen.folders import load
 from smidgen.training.evaluate import evaluate
-from smidgen.training.loop import Task, train
+from smidgen.training.loop import train
+from smidgen.training.task import Task
 
 MakeConfig = Callable[..., Config]
 MakeTask = Callable[..., Task]

@@ -15,9 +15,10 @@ from safetensors.torch import load_file
 from smidgen.config import Config
 from smidgen.folders.run import RunFolder, verify_checkpoint
 from smidgen.runtime.errors import TrainingError
-from smidgen.training.loop import Task, train
+from smidgen.training.loop import train
 from smidgen.training.metrics import read_metrics
 from smidgen.training.observer import Observer, Snapshot
+from smidgen.training.task import Task
 
 MakeConfig = Callable[..., Config]
 MakeTask = Callable[..., Task]

@@ -19,7 +19,8 @@ import torch
 from smidgen.config import Config
 from smidgen.folders.run import RunFolder
 from smidgen.runtime.errors import SmidgenError
-from smidgen.training.loop import Task, train
+from smidgen.training.loop import train
+from smidgen.training.task import Task
 
 MakeConfig = Callable[..., Config]
 MakeTask = Callable[..., Task]

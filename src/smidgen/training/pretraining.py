@@ -21,9 +21,10 @@ from smidgen.folders.run import is_run_folder
 from smidgen.model import Decoder
 from smidgen.runtime.errors import ConfigError, ModelFolderError
 from smidgen.training.data import TrainingData
-from smidgen.training.loop import Task, train
+from smidgen.training.loop import train
 from smidgen.training.objectives import LanguageModeling
 from smidgen.training.observer import Observer, Summary
+from smidgen.training.task import Task
 
 logger = logging.getLogger(__name__)
 
