@@ -4,21 +4,21 @@
     python benchmarks/train_step.py --cases elite-112m --compile --profile
 
 A step is forward, backward, clipping and AdamW in bf16 (transformers under autocast, as its trainer does on a CPU). The
-two take turns for several rounds in one process each; a figure is the median of the rounds. `--memory` measures the
-largest resident memory of a process that trains with one of them alone.
+two take turns in a process each, so that neither's memory is in the other's way; a figure is the median of the rounds.
+Both keep freed memory, as Smidgen's training loop does (smidgen/training/memory.py); transformers by itself does not.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import resource
 import statistics
 import subprocess
 import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 
 import report
 import torch
@@ -51,8 +51,6 @@ SHAPES["tiny"] = Shape("elite-tiny", 2, 64)
 
 def our_step(config: Config, *, compiled: bool) -> Step:
     """Smidgen's step, as training/loop.py takes it."""
-    if config.training.device == "cpu":
-        reuse_freed_memory()
     model = Decoder(config.model).initialize(0).train()
     model.compute_dtype = torch.bfloat16
     optimizer = make_optimizer(model, config.training.optimizer)
@@ -105,39 +103,64 @@ def tokens_of(shape: Shape, config: Config) -> Tensor:
     return torch.randint(0, config.model.vocab_size, size, generator=generator)
 
 
-def measure(shape: Shape, *, compiled: bool, rounds: int, steps: int) -> dict[str, float]:
-    """Median tokens a second of each, in turns."""
+class Worker:
+    """A process of its own that takes steps when told: neither's memory is in the other's way."""
+
+    def __init__(self, case: str, name: str, *, compiled: bool, threads: int) -> None:
+        command = [sys.executable, __file__, "--alone", name, "--cases", case, "--threads", str(threads)]
+        command += ["--compile"] * compiled
+        self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        self.first = self._answer()
+
+    def round(self, steps: int) -> dict[str, float]:
+        """`seconds` of so many steps, and the largest resident memory so far, `peak_mib`."""
+        assert self.process.stdin is not None
+        print(steps, file=self.process.stdin, flush=True)
+        return self._answer()
+
+    def close(self) -> None:
+        self.process.kill()
+        self.process.wait()
+
+    def _answer(self) -> dict[str, float]:
+        assert self.process.stdout is not None
+        answer: dict[str, float] = json.loads(self.process.stdout.readline())
+        return answer
+
+
+def work(shape: Shape, name: str, *, compiled: bool) -> None:
+    """What a worker does: a step to warm up, then rounds as its standard input asks for them."""
     config = load_config(shape.preset, {"training.device": "cpu", "training.optimizer.kind": "adamw"})
-    tokens = tokens_of(shape, config)
-    makers = {name: make(config, compiled=compiled) for name, make in STEPS.items()}
-    rates: dict[str, list[float]] = {name: [] for name in makers}
-    for name, step in makers.items():
+    # For both: without it the peer spends up to half of its time on page faults, which is not what is compared here.
+    reuse_freed_memory()
+    tokens, step = tokens_of(shape, config), STEPS[name](config, compiled=compiled)
+    step(tokens)
+    print(json.dumps({"loss": step(tokens)}), flush=True)
+    for line in sys.stdin:
         begun = time.perf_counter()
-        losses = [step(tokens) for _ in range(2)]
-        print(f"  {name}: first two steps {time.perf_counter() - begun:.1f} s, losses {losses}", file=sys.stderr)
+        for _ in range(int(line)):
+            step(tokens)
+        seconds = time.perf_counter() - begun
+        # Not getrusage: its maximum goes on from the parent's through fork and exec.
+        status = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())
+        print(json.dumps({"seconds": seconds, "peak_mib": int(status["VmHWM"].split()[0]) / 1024}), flush=True)
+
+
+def measure(case: str, *, compiled: bool, rounds: int, steps: int, threads: int) -> dict[str, tuple[float, float]]:
+    """Median tokens a second and peak memory, MiB, of each, in turns."""
+    shape = SHAPES[case]
+    workers = {name: Worker(case, name, compiled=compiled, threads=threads) for name in STEPS}
+    answers: dict[str, list[dict[str, float]]] = {name: [] for name in workers}
     for _ in range(rounds):
-        for name, step in makers.items():
-            begun = time.perf_counter()
-            for _ in range(steps):
-                step(tokens)
-            rates[name].append(steps * shape.batch_size * shape.seq_len / (time.perf_counter() - begun))
-    return {name: statistics.median(values) for name, values in rates.items()}
-
-
-def peak_memory(case: str, name: str) -> float:
-    """Largest resident memory, MiB, of a process that takes three steps."""
-    command = [sys.executable, __file__, "--alone", name, "--cases", case]
-    finished = subprocess.run(command, capture_output=True, text=True, check=True)
-    return float(json.loads(finished.stdout)["peak_mib"])
-
-
-def alone(shape: Shape, name: str) -> None:
-    """Take three steps with one of them and print the peak."""
-    config = load_config(shape.preset, {"training.device": "cpu", "training.optimizer.kind": "adamw"})
-    step = STEPS[name](config, compiled=False)
-    for _ in range(3):
-        step(tokens_of(shape, config))
-    print(json.dumps({"peak_mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024}))
+        for name, worker in workers.items():
+            answers[name].append(worker.round(steps))
+    for worker in workers.values():
+        worker.close()
+    tokens = steps * shape.batch_size * shape.seq_len
+    return {
+        name: (tokens / statistics.median(a["seconds"] for a in of), max(a["peak_mib"] for a in of))
+        for name, of in answers.items()
+    }
 
 
 def profile(shape: Shape, name: str) -> None:
@@ -155,7 +178,6 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--cases", nargs="+", default=[name for name in SHAPES if name != "tiny"], choices=SHAPES)
     parser.add_argument("--compile", action="store_true", help="measure compiled beside compiled too")
-    parser.add_argument("--memory", action="store_true", help="measure the peak memory of each alone too")
     parser.add_argument("--profile", action="store_true", help="show where the time of Smidgen's step goes")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--steps", type=int, default=2, help="of each in a round")
@@ -165,7 +187,7 @@ def main() -> None:
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
     if args.alone:
-        alone(SHAPES[args.cases[0]], args.alone)
+        work(SHAPES[args.cases[0]], args.alone, compiled=args.compile)
         return
     results = []
     peak = peak_flops(torch.device("cpu"), torch.bfloat16)
@@ -174,22 +196,19 @@ def main() -> None:
         if args.profile:
             profile(shape, "ours")
         for mode in ["eager", "compiled"] if args.compile else ["eager"]:
-            rates = measure(shape, compiled=mode == "compiled", rounds=args.rounds, steps=args.steps)
-            ours, theirs = rates["ours"], rates["transformers"]
+            measured = measure(
+                case, compiled=mode == "compiled", rounds=args.rounds, steps=args.steps, threads=args.threads
+            )
+            (ours, our_memory), (theirs, their_memory) = measured["ours"], measured["transformers"]
             flops = flops_per_token(load_config(shape.preset).model, shape.seq_len)
             share = f", {ours * flops / peak:.0%} of the measured bf16 peak" if peak else ""
             print(f"{case:20} {mode:9} {ours:8,.0f} tok/s, transformers {theirs:8,.0f}: {ours / theirs:.2f}×{share}")
-            results.append(
-                report.result(case, f"train step, {mode}", "tok/s", ours, theirs, "transformers bf16 autocast")
-            )
+            print(f"{case:20} memory    {our_memory:8,.0f} MiB,   transformers {their_memory:8,.0f}", flush=True)
+            peer = f"transformers, bf16 autocast, {mode}"
+            results.append(report.result(case, f"train step, {mode}", "tok/s", ours, theirs, peer))
+            results.append(report.result(case, f"peak memory, {mode}", "MiB", our_memory, their_memory, peer))
             if peak:
                 results.append(report.result(case, f"share of bf16 peak, {mode}", "1", ours * flops / peak))
-        if args.memory:
-            ours, theirs = (peak_memory(case, name) for name in STEPS)
-            print(f"{case:20} memory    {ours:8,.0f} MiB, transformers {theirs:8,.0f}: {ours / theirs:.2f}×")
-            results.append(
-                report.result(case, "peak resident memory", "MiB", ours, theirs, "transformers bf16 autocast")
-            )
     if args.json:
         report.write(args.json, results)
 

@@ -140,4 +140,5 @@ def show_sample(run_path: Path, tokenizer: Tokenizer) -> None:
     facts = "Mia Frost has red kites. Tom Lake mends paper boats.\nWhat does Tom Lake mend?"
     for prompt, temperature, length in (("One day", 0.7, 100), (facts, 0.0, 10)):
         text = generate(model, tokenizer, prompt, max_new_tokens=length, temperature=temperature, seed=3)
-        print(prompt + text, end="\n\n")
+        # An answer is one line; what would follow is the next question.
+        print(prompt + text.split("\n")[0], end="\n\n")
