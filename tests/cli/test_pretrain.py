@@ -18,7 +18,7 @@ from rich.console import Console
 
 import smidgen
 from smidgen.cli.main import main
-from smidgen.cli.progress import LiveProgress, format_duration, training_progress
+from smidgen.cli.progress import LiveProgress, duration, training_progress
 from smidgen.config import TokenizerConfig, field_paths, load_config
 from smidgen.config.run import Config
 from smidgen.data import prepare
@@ -255,4 +255,4 @@ def test_a_pipe_gets_plain_lines() -> None:
 
 
 def test_durations() -> None:
-    assert [format_duration(s) for s in (0, 59.6, 3725, 200_000)] == ["0:00", "1:00", "1:02:05", "2.3 days"]
+    assert [duration(s) for s in (0, 59.6, 3725, 200_000)] == ["0:00", "1:00", "1:02:05", "2.3 days"]

@@ -104,10 +104,10 @@ def _check_vocab_size(config: Config, overrides: list[str]) -> None:
 
 
 def _print(summary: Summary) -> None:
-    from smidgen.cli.progress import format_duration
     from smidgen.cli.tables import format_count
+    from smidgen.training.report.formats import duration
 
-    spent = f"{format_count(summary.tokens)} tokens in {format_duration(summary.seconds)}"
+    spent = f"{format_count(summary.tokens)} tokens in {duration(summary.seconds)}"
     if summary.stopped_by is not None or summary.out_of_time:
         cause = "training.max_time" if summary.stopped_by is None else summary.stopped_by.name
         print(f"Stopped by {cause} after step {summary.steps} of {summary.total_steps}: {spent}")

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from smidgen.training.evaluate import Evaluation
 from smidgen.training.observer import Observer, Plan, Snapshot
+from smidgen.training.report.formats import duration
 from smidgen.training.resume import describe_changes
 
 if TYPE_CHECKING:
@@ -163,9 +164,7 @@ class Pace:
     def left(self, step: int) -> str:
         """The time left after `step`."""
         (begun, first), (now, last) = self.marks[0], self.marks[-1]
-        return (
-            "?" if last == first else format_duration((now - begun) / (last - first) * (self.plan.total_steps - step))
-        )
+        return "?" if last == first else duration((now - begun) / (last - first) * (self.plan.total_steps - step))
 
 
 def header(plan: Plan) -> list[str]:
@@ -219,12 +218,3 @@ def describe_evaluation(evaluation: Evaluation) -> str:
     """An evaluation in one line."""
     per_byte = "" if evaluation.bits_per_byte is None else f", {evaluation.bits_per_byte:.4f} bits/byte"
     return f"validation loss {evaluation.loss:.4f}, perplexity {evaluation.perplexity:.2f}{per_byte}"
-
-
-def format_duration(seconds: float) -> str:
-    """`3725` as `1:02:05`, `65` as `1:05`."""
-    minutes, second = divmod(round(seconds), 60)
-    hours, minute = divmod(minutes, 60)
-    if hours >= 48:
-        return f"{hours / 24:.1f} days"
-    return f"{hours}:{minute:02}:{second:02}" if hours else f"{minute}:{second:02}"

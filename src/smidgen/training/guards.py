@@ -47,6 +47,10 @@ class LossStatistics:
         self.variance = (1 - share) * (self.variance + share * difference**2)
         self.steps += 1
 
+    def return_to(self, earlier: LossStatistics) -> None:
+        """Take the mean and the variance of an earlier step; what was refused since is not forgotten."""
+        self.mean, self.variance, self.steps = earlier.mean, earlier.variance, earlier.steps
+
 
 class StepGuard:
     """Judges each step by its mean loss and the norm of its mean gradient, the same on all ranks."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import time
 from pathlib import Path
 
@@ -56,8 +55,6 @@ from smidgen.training.state import (
     restore_state,
 )
 from smidgen.training.task import Task
-
-logger = logging.getLogger(__name__)
 
 
 class Trainer:
@@ -257,7 +254,6 @@ class Trainer:
         self._agree_on_checkpoint()
         if self.checkpoint is None:
             return
-        state, cursor, tokens = self.state, self.state.cursor, self.state.tokens
         from smidgen.folders import load
 
         saved = dict(load(self.checkpoint / "model").named_parameters())
@@ -268,13 +264,9 @@ class Trainer:
                 parameter.copy_(weight)
         self._restore(self.checkpoint)
         earlier = read_trainer_state(self.checkpoint)
-        refused = state.losses.refused_in_a_row
-        state.step, state.window = earlier.step, earlier.window
-        # The statistics object is the guard's too: its fields change, not the object.
-        for name in ("mean", "variance", "steps"):
-            setattr(state.losses, name, getattr(earlier.losses, name))
-        state.losses.refused_in_a_row = refused
-        state.cursor, state.tokens = cursor, tokens
+        # The cursor stays behind the data that was read, and the count of refused steps goes on.
+        self.state.step, self.state.window = earlier.step, earlier.window
+        self.state.losses.return_to(earlier.losses)
 
     def _restore(self, checkpoint: Path) -> None:
         """Put everything beside the model, which is the checkpoint's, back to where it was."""

@@ -114,3 +114,24 @@ def state_of_file(path: Path) -> str:
 def cannot_be_read(path: Path, error: OSError) -> DataError:
     """The error for a file that the system refuses to give."""
     return DataError(f"{path}: cannot be read: {error.strerror}; check the name and its permissions")
+
+
+@dataclass(frozen=True, slots=True)
+class DiskFile:
+    """What sources that are one file have in common."""
+
+    path: Path
+    argument: str
+    size: int
+
+    @property
+    def name(self) -> str:
+        return "-" if self.argument == "-" else str(self.path)
+
+    def state(self) -> str:
+        """See `Source.state`."""
+        return state_of_file(self.path)
+
+    def digest(self) -> str:
+        """See `Source.digest`."""
+        return digest_of_file(self.path)

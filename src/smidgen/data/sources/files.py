@@ -5,50 +5,33 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 
 from smidgen.data.documents import TextUnit
 from smidgen.data.sources.base import (
     CHUNK_BYTES,
     Chunk,
+    DiskFile,
     Item,
     Reading,
     cannot_be_read,
-    digest_of_file,
-    state_of_file,
 )
-from smidgen.data.sources.parsing import UTF16, json_lines, paragraph, text_lines, whole_text, without_mark
+from smidgen.data.sources.parsing import UTF16, UTF16_MARKS, json_lines, paragraph, text_lines, whole_text, without_mark
 from smidgen.data.sources.ranges import cut_near, lines_from, paragraphs_from
-
-_UTF16_MARKS = (b"\xff\xfe", b"\xfe\xff")
 
 
 @dataclass(frozen=True, slots=True)
-class TextFile:
+class TextFile(DiskFile):
     """A text or JSON Lines file, read up to the size it had when the work began."""
 
-    path: Path
-    argument: str
-    size: int
     unit: TextUnit | None
     """What a document is; None for JSON Lines, which hold one a line."""
     field: str
     divisible: bool = True
 
-    @property
-    def name(self) -> str:
-        return "-" if self.argument == "-" else str(self.path)
-
-    def state(self) -> str:
-        return state_of_file(self.path)
-
-    def digest(self) -> str:
-        return digest_of_file(self.path)
-
     def chunks(self) -> Iterator[Chunk]:
         try:
             with self.path.open("rb") as file:
-                if file.read(2) in _UTF16_MARKS:
+                if file.read(2) in UTF16_MARKS:
                     yield Chunk(0, 0, self.size, items=(UTF16,), size=self.size)
                     return
         except OSError as error:

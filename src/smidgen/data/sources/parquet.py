@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from smidgen.data.documents import BadRecord, text_record
-from smidgen.data.sources.base import Chunk, Item, Reading, digest_of_file, state_of_file
+from smidgen.data.sources.base import Chunk, DiskFile, Item, Reading
 from smidgen.data.sources.parsing import in_pieces
 from smidgen.runtime.errors import DataError, MissingDependencyError
 
@@ -16,24 +16,11 @@ _BATCH_ROWS = 1024
 
 
 @dataclass(frozen=True, slots=True)
-class ParquetFile:
+class ParquetFile(DiskFile):
     """A Parquet file, of which one column holds the text. `start` and `stop` of its chunks count row groups."""
 
-    path: Path
-    argument: str
-    size: int
     field: str
     divisible: bool = False
-
-    @property
-    def name(self) -> str:
-        return "-" if self.argument == "-" else str(self.path)
-
-    def state(self) -> str:
-        return state_of_file(self.path)
-
-    def digest(self) -> str:
-        return digest_of_file(self.path)
 
     def chunks(self) -> Iterator[Chunk]:
         try:

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from smidgen.data.documents import MAX_PIECE_CHARACTERS, BadRecord, Piece, RecordUnit, excerpt, text_record
 from smidgen.data.sources.base import Item, Reading
 
+UTF16_MARKS = (b"\xff\xfe", b"\xfe\xff")
 UTF16 = BadRecord("encoding", "is UTF-16, not UTF-8; convert it with 'iconv -f UTF-16 -t UTF-8'")
 
 

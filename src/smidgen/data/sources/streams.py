@@ -11,22 +11,20 @@ import zlib
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, Literal
 
 from smidgen.data.documents import BadRecord, TextUnit
 from smidgen.data.sources.base import (
     CHUNK_BYTES,
     Chunk,
+    DiskFile,
     Item,
     Reading,
     cannot_be_read,
-    digest_of_file,
-    state_of_file,
 )
 from smidgen.data.sources.delimited import delimited_rows
 from smidgen.data.sources.json_values import json_values
-from smidgen.data.sources.parsing import UTF16, json_lines, paragraph, text_lines, whole_text, without_mark
+from smidgen.data.sources.parsing import UTF16, UTF16_MARKS, json_lines, paragraph, text_lines, whole_text, without_mark
 from smidgen.data.sources.ranges import cut_near, is_blank
 from smidgen.runtime.errors import MissingDependencyError
 
@@ -40,27 +38,14 @@ _CHUNK_ITEMS = 4096
 
 
 @dataclass(frozen=True, slots=True)
-class StreamFile:
+class StreamFile(DiskFile):
     """A file whose documents can only be found by reading it from its beginning."""
 
-    path: Path
-    argument: str
-    size: int
     format: StreamFormat
     compression: Compression | None
     unit: TextUnit
     field: str
     divisible: bool = False
-
-    @property
-    def name(self) -> str:
-        return "-" if self.argument == "-" else str(self.path)
-
-    def state(self) -> str:
-        return state_of_file(self.path)
-
-    def digest(self) -> str:
-        return digest_of_file(self.path)
 
     def chunks(self) -> Iterator[Chunk]:
         done = 0
@@ -246,7 +231,7 @@ def _whole(stream: _Stream) -> Iterator[Item]:
     begins = True
     lines = 0
     held = without_mark(file.read(CHUNK_BYTES))
-    if held[:2] in {b"\xff\xfe", b"\xfe\xff"}:
+    if held[:2] in UTF16_MARKS:
         yield UTF16
         return
     while True:

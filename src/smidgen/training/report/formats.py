@@ -37,7 +37,7 @@ def percent(value: float) -> str:
 
 
 def duration(seconds: float) -> str:
-    """`3725` as `1:02:05`."""
+    """`3725` as `1:02:05`, `65` as `1:05`."""
     minutes, second = divmod(round(seconds), 60)
     hours, minute = divmod(minutes, 60)
     if hours >= 48:
