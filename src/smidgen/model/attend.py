@@ -6,10 +6,16 @@ Shapes: B batch, H query heads, K key/value heads (H is a multiple of K), T quer
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+
+from smidgen.model.flex import attend_flexibly
+
+if TYPE_CHECKING:
+    from torch.nn.attention.flex_attention import BlockMask
 
 LONGEST_SHORT_SEQUENCE = 256
 """Up to this length, training on a CPU in bf16 holds all scores in memory."""
@@ -32,6 +38,8 @@ class Visibility:
     document_ids: Tensor | None = None
     """int64 [B, T]: queries see keys of their own document. Only where queries and keys are the same tokens."""
     everything: bool = False
+    blocks: BlockMask | None = None
+    """The same for FlexAttention, with the window of the layers that share it; where set, it is used."""
     _masks: dict[int | None, Tensor] = field(default_factory=dict)
     _biases: dict[tuple[int | None, torch.dtype], Tensor] = field(default_factory=dict)
 
@@ -83,6 +91,9 @@ def attend(
 
     With a window, queries that stand where keys stand (no cache) attend in blocks, at a cost of T · window.
     """
+    if visibility.blocks is not None:
+        assert not dropout, "FlexAttention has no dropout"
+        return attend_flexibly(query, key, value, visibility.blocks, scale)
     length = query.shape[2]
     if window is not None and window >= key.shape[2] and visibility.is_causal:
         window = None

@@ -10,6 +10,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from smidgen.config import ActivationCheckpointing, LayerType, ModelConfig
+from smidgen.kernels.cross_entropy import pretended_gpu
+from smidgen.model import flex
 from smidgen.model.attend import Visibility
 from smidgen.model.attention import LayerInputs, attention_class, residual_dropout
 from smidgen.model.cache import Cache, CacheStep, LayerCache
@@ -209,7 +211,8 @@ class Decoder(nn.Module):
             else:
                 # Each type its own: sliding layers write positions into theirs, and a full layer's would cease to be
                 # plain causal attention, which needs no mask.
-                visibility = _visibility(positions, attention_mask, document_ids)
+                window = self._window if layer_type == "sliding" else None
+                visibility = _visibility(positions, attention_mask, document_ids, window, has_dropout=dropout > 0)
             angles = rotation(positions, frequencies.to(positions.device))
             inputs[layer_type] = LayerInputs(angles, visibility, dropout, step)
         return inputs
@@ -221,11 +224,25 @@ def _positions(input_ids: Tensor, attention_mask: Tensor | None) -> Tensor:
     return (attention_mask.long().cumsum(1) - 1).clamp(min=0)
 
 
-def _visibility(positions: Tensor, attention_mask: Tensor | None, document_ids: Tensor | None) -> Visibility:
+def _visibility(
+    positions: Tensor,
+    attention_mask: Tensor | None,
+    document_ids: Tensor | None,
+    window: int | None,
+    *,
+    has_dropout: bool,
+) -> Visibility:
     """What tokens see without a cache. Order and distance are those of the sequence, whatever `positions` RoPE gets."""
+    length = positions.shape[1]
+    is_windowed = window is not None and window < length
+    if attention_mask is None and (is_windowed or document_ids is not None):
+        if pretended_gpu.get():
+            return Visibility()  # FlexAttention keeps what plain causal attention does
+        if flex.is_supported(positions.device) and not has_dropout:
+            return Visibility(blocks=flex.block_mask(length, window, document_ids, positions.device))
     if attention_mask is None and document_ids is None:
         return Visibility()
-    index = torch.arange(positions.shape[1], device=positions.device)[None]
+    index = torch.arange(length, device=positions.device)[None]
     keys = index if attention_mask is None else torch.where(attention_mask.bool(), index, -1)
     return Visibility(index, keys, document_ids)
 

@@ -22,6 +22,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from smidgen.config import ModelConfig
+from smidgen.kernels.cross_entropy import pretended_gpu
 from smidgen.model.counts import count_parameters
 from smidgen.model.decoder import load_architecture
 
@@ -83,11 +84,15 @@ class _DropoutInsideAttention(TorchFunctionMode):
 def imagined(*, as_gpu: bool = False) -> Iterator[LiveMemory]:
     """In here tensors take no memory, and it is counted what they would take; real tensors may take part.
 
-    They lie on the CPU. With `as_gpu`, attention keeps what a GPU's would.
+    They lie on the CPU. With `as_gpu`, attention and the loss keep what a GPU's would.
     """
     attention = _DropoutInsideAttention() if as_gpu else nullcontext()
-    with FakeTensorMode(allow_non_fake_inputs=True), LiveMemory() as memory, attention:
-        yield memory
+    token = pretended_gpu.set(as_gpu)
+    try:
+        with FakeTensorMode(allow_non_fake_inputs=True), LiveMemory() as memory, attention:
+            yield memory
+    finally:
+        pretended_gpu.reset(token)
 
 
 def running_bytes(model: ModelConfig, batch_size: int = 1) -> int:
