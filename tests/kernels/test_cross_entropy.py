@@ -1,4 +1,4 @@
-"""The loss's Triton kernel without a GPU; its reference is tested through the chunked loss in tests/model/test_loss.py."""
+"""The loss's Triton kernel without a GPU; its reference is tested in tests/model/test_loss.py."""
 
 from __future__ import annotations
 
