@@ -112,6 +112,9 @@ def test_a_spike_is_treated_as_asked(make_config: MakeConfig, make_task: MakeTas
     cursor = json.loads((tmp_path / "run/last/state/trainer.json").read_text())["cursor"]
     # A return to step 60 costs the five steps since; the data they saw is not seen again.
     assert cursor == 4 * (75 if policy == "roll_back" else 70)
+    steps = [event["step"] for event in events(tmp_path / "run", "train")]
+    refused = 65 if policy == "skip" else None
+    assert steps == [step for step in range(1, 71) if step != refused], "each once, also those that are taken again"
     clean = make_config(max_steps=70, eval_every=100, checkpoint_every=60, lr=1e-3)
     train(clean, make_task(clean), tmp_path / "clean")
     pairs = zip(checkpoint(tmp_path / "run").values(), checkpoint(tmp_path / "clean").values(), strict=True)

@@ -75,6 +75,15 @@ class MetricsFile(JsonLines):
         """Add a line; floats keep every digit."""
         self.append({"kind": kind, "step": step, **values})
 
+    def return_to(self, step: int) -> None:
+        """Forget the figures after `step`, which the run takes again; what happened there stays told."""
+        self.close()
+        try:
+            drop_after(self.path, step, kinds=("train", "validation"))
+        except OSError as error:
+            logger.warning("%s: %s; it keeps the steps that are taken again", self.path, error.strerror)
+        super().__init__(self.path)
+
 
 class NoMetrics(MetricsFile):
     """The metrics of a rank that does not write them."""
@@ -83,6 +92,9 @@ class NoMetrics(MetricsFile):
         pass
 
     def append(self, record: dict[str, Any]) -> None:
+        pass
+
+    def return_to(self, step: int) -> None:
         pass
 
     def sync(self) -> None:
@@ -115,7 +127,11 @@ def parse_line(line: bytes) -> dict[str, Any] | None:
     return record if isinstance(kind, str) and type(step) is int else None
 
 
-def drop_after(path: Path, step: int) -> None:
-    """Remove what was written after `step`: a resumed run writes it again, and each step stands there once."""
-    kept = [json.dumps(record) + "\n" for record in read_metrics(path) if record["step"] <= step]
+def drop_after(path: Path, step: int, kinds: tuple[str, ...] | None = None) -> None:
+    """Remove what was written after `step`, of these kinds or of all: it is written again, and each step stands once."""
+    kept = [
+        json.dumps(record) + "\n"
+        for record in read_metrics(path)
+        if record["step"] <= step or (kinds is not None and record["kind"] not in kinds)
+    ]
     write_text(path, "".join(kept))

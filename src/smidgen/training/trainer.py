@@ -267,6 +267,7 @@ class Trainer:
         # The cursor stays behind the data that was read, and the count of refused steps goes on.
         self.state.step, self.state.window = earlier.step, earlier.window
         self.state.losses.return_to(earlier.losses)
+        self.metrics.return_to(self.state.step)
 
     def _restore(self, checkpoint: Path) -> None:
         """Put everything beside the model, which is the checkpoint's, back to where it was."""
