@@ -1,6 +1,7 @@
-"""Train a model from random weights on a dataset folder, or go on with a run.
+"""Train a model on a dataset folder, from random weights or from a model, or go on with a run.
 
 Example: smidgen pretrain elite-tiny --data.path data --run runs/demo --training.max_steps 200
+From a model: smidgen pretrain ./SmolLM2-135M --data.path data --run runs/more --training.max_steps 200
 Resume:  smidgen pretrain runs/demo --training.max_steps 400
 Ranks:   torchrun --nproc-per-node 2 -m -- smidgen pretrain elite-tiny --data.path data --run runs/demo
 Plan:    smidgen pretrain elite-112m --dry-run --world-size 64 --training.batch_size 64
@@ -27,9 +28,9 @@ OVERRIDES = True
 
 def configure(parser: argparse.ArgumentParser) -> None:
     parser.usage = "smidgen pretrain CONFIG [--run DIR] [--data.path DIR] [--training.lr 3e-4 …]"
-    parser.add_argument("config", metavar="CONFIG", help="a preset's name, a YAML file, or a run folder to go on with")
+    parser.add_argument("config", metavar="CONFIG", help="a preset, a YAML file, a run folder to go on with, or a model")
     parser.add_argument("--run", metavar="DIR", help="run folder to make or resume (default: runs/<name of CONFIG>)")
-    fields = describe_fields(["data", "training", "tracking", "model", "tokenizer", "cleaning"])
+    fields = describe_fields(["data", "training", "tuning", "tracking", "model", "tokenizer", "cleaning"])
     parser.add_argument("--max-time", metavar="HOURS", help="save and stop after so long; the same command goes on")
     parser.add_argument("--dry-run", action="store_true", help="show a rank's memory and traffic, then stop")
     parser.add_argument("--world-size", metavar="N", type=int, default=1, help="ranks of the dry run (default: 1)")
@@ -66,9 +67,9 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _load(source: str, overrides: list[str]) -> Config:
-    from smidgen.config import load_config
+    from smidgen.training.base import load_training_config
 
-    return load_config(source, overrides)
+    return load_training_config(source, overrides)
 
 
 def _default_run(source: str) -> Path:

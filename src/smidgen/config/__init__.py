@@ -34,6 +34,7 @@ from smidgen.config.optimization import (
 )
 from smidgen.config.run import Config, DataConfig, TokenizerConfig
 from smidgen.config.training import AUTO_BATCH_SIZE, TrainingConfig
+from smidgen.config.tuning import Dpo, Sft, TuningConfig
 
 __all__ = [
     "AUTO_BATCH_SIZE",
@@ -45,6 +46,7 @@ __all__ = [
     "DataConfig",
     "DecontaminationConfig",
     "DenseLinear",
+    "Dpo",
     "DuplicatesConfig",
     "FeedForward",
     "GroupedQueryAttention",
@@ -58,9 +60,11 @@ __all__ = [
     "Optimizer",
     "Schedule",
     "ScheduleFreeAdamW",
+    "Sft",
     "TernaryLinear",
     "TokenizerConfig",
     "TrainingConfig",
+    "TuningConfig",
     "Yarn",
     "dump_config",
     "field_paths",

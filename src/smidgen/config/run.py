@@ -11,6 +11,7 @@ from smidgen.config.model import ModelConfig
 from smidgen.config.parts import Part, impossible
 from smidgen.config.tracking import TrackingConfig
 from smidgen.config.training import TrainingConfig
+from smidgen.config.tuning import TuningConfig
 
 TokenizerKind = Literal["byte_bpe", "sentencepiece", "characters", "pretrained"]
 
@@ -72,6 +73,7 @@ class Config(Part):
     cleaning: CleaningConfig = CleaningConfig()
     data: DataConfig = DataConfig()
     training: TrainingConfig = TrainingConfig()
+    tuning: TuningConfig = TuningConfig()
     tracking: TrackingConfig = TrackingConfig()
 
     @model_validator(mode="after")

@@ -18,8 +18,8 @@ from smidgen.data.mixture import ChainedSequences
 from smidgen.data.permutation import derived_seed
 from smidgen.folders import load_tokenizer
 from smidgen.folders.run import is_run_folder
-from smidgen.model import Decoder
 from smidgen.runtime.errors import ConfigError, ModelFolderError
+from smidgen.training.base import starting_model
 from smidgen.training.data import TrainingData
 from smidgen.training.loop import train
 from smidgen.training.objectives import LanguageModeling
@@ -44,14 +44,16 @@ class HasVocabulary(Protocol):
 
 
 def pretrain(config: Config, run_path: str | Path, observer: Observer | None = None) -> Summary:
-    """Train a model from random weights on `data.path` or `data.mixture`, or resume the run at `run_path`.
+    """Train on `data.path` or `data.mixture`, from random weights or `tuning.base`, or resume the run at `run_path`.
 
-    See `train`. The vocabulary size is the dataset's; a foreign dataset has none, so its ids are checked against the
+    See `train`. With a base the data must be of its tokenizer. The vocabulary size is the dataset's; a foreign dataset has none, so its ids are checked against the
     model's. Batches are prepared while the model computes.
     """
     config = with_data_of_run(config, run_path)
     data = open_dataset(config)
     check_run(data, run_path)
+    if config.tuning.base is not None and not is_run_folder(run_path):
+        check_tokenizer(data, data.names, load_tokenizer(config.tuning.base), config.tuning.base)
     config = resolve(config, data)
     sequences = training_data(config, data)
     begun = time.perf_counter()
@@ -59,7 +61,7 @@ def pretrain(config: Config, run_path: str | Path, observer: Observer | None = N
         task = Task(
             objective=LanguageModeling(),
             data=replace(sequences, train=prefetched),
-            starting_model=lambda: Decoder(config.model).initialize(config.training.seed),
+            starting_model=lambda: starting_model(config),
             tokenizer=data.tokenizer(),
         )
         summary = train(config, task, run_path, observer)
@@ -109,9 +111,10 @@ def check_run(data: DatasetMixture, run_path: str | Path) -> None:
 
 
 def resolve(config: Config, data: HasVocabulary) -> Config:
-    """The configuration with what only the data decides: the vocabulary size; and the sequence length written out."""
+    """The configuration with what only the data decides: the vocabulary size, unless a base has decided it; and the
+    sequence length written out."""
     model, training = config.model, config.training
-    if data.vocab_size is not None:
+    if data.vocab_size is not None and config.tuning.base is None:
         model = model.model_copy(update={"vocab_size": data.vocab_size})
     training = training.model_copy(update={"seq_len": training.seq_len or model.max_seq_len})
     return config.model_copy(update={"model": model, "training": training})

@@ -9,9 +9,20 @@ from smidgen.config import Config
 from smidgen.runtime.errors import TrainingError
 
 # These decide the weights' shapes and meaning, and which sequence a number of the data stream stands for.
-_FIXED = ("model.", "data.sampling", "data.packing", "training.seed", "training.seq_len", "training.optimizer.kind")
-# The fingerprint of the data decides what the data is, tokenizer included; a folder may move.
-_UNCOMPARED = ("description", "data.path", "data.mixture", "tokenizer.")
+_FIXED = (
+    "model.",
+    "data.sampling",
+    "data.packing",
+    "training.seed",
+    "training.seq_len",
+    "training.optimizer.kind",
+    "tuning.objective.kind",
+    "tuning.chat_template",
+    "tuning.lora",
+)
+# The fingerprint of the data decides what the data is, tokenizer included; a folder may move. The base has done its
+# part when a run goes on: its weights are in the checkpoints.
+_UNCOMPARED = ("description", "data.path", "data.mixture", "tokenizer.", "tuning.base")
 
 Changes = dict[str, tuple[Any, Any]]
 """Dotted field → value before, value now."""

@@ -15,6 +15,7 @@ from smidgen.model import Decoder
 from smidgen.runtime.errors import SmidgenError
 from smidgen.runtime.protocols import Tokenizer
 from smidgen.training.state import CapturedState, write_state
+from smidgen.training.task import ModelStorage
 
 _SLACK = 16 << 20
 """Bytes beside the tensors: configuration, tokenizer, manifest, and what the file system itself needs."""
@@ -48,9 +49,12 @@ class CheckpointWriter:
     """Writes one checkpoint at a time. A failure is an outcome, not an error: earlier checkpoints stand, and the
     training goes on."""
 
-    def __init__(self, run: RunFolder, retention: Retention, tokenizer: Tokenizer | None) -> None:
+    def __init__(
+        self, run: RunFolder, retention: Retention, storage: ModelStorage, tokenizer: Tokenizer | None
+    ) -> None:
         self._run = run
         self._retention = retention
+        self._storage = storage
         self._tokenizer = tokenizer
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="checkpoint")
         self._writing: Future[Outcome] | None = None
@@ -72,10 +76,8 @@ class CheckpointWriter:
         self._thread.shutdown()
 
     def _write(self, copy: Copy) -> Outcome:
-        from smidgen.folders import save
-
         def write(folder: Path) -> None:
-            save(copy.model, folder / "model", self._tokenizer)
+            self._storage.save(copy.model, folder / "model", self._tokenizer)
             write_state(folder / "state", copy.state)
 
         needed = copy.nbytes + _SLACK

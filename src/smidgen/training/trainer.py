@@ -107,7 +107,7 @@ class Trainer:
             if ranks.is_main:
                 run.refresh(retention)
         self.guard = StepGuard(self.state.losses, training.spikes, self.scaler.is_enabled())
-        self.writer = CheckpointWriter(run, retention, task.tokenizer)
+        self.writer = CheckpointWriter(run, retention, task.storage, task.tokenizer)
 
         if ranks.is_main:
             write_text(run.config_path, dump_config(config))
@@ -217,9 +217,7 @@ class Trainer:
     def _starting_model(self) -> Decoder:
         if self.checkpoint is None:
             return self.task.starting_model()
-        from smidgen.folders import load
-
-        return load(self.checkpoint / "model")
+        return self.task.storage.load(self.checkpoint / "model")
 
     def _accumulate_gradients(self) -> dict[str, float]:
         """Forward and backward passes of a step: leaves the clipped mean gradient in the parameters.
@@ -254,9 +252,7 @@ class Trainer:
         self._agree_on_checkpoint()
         if self.checkpoint is None:
             return
-        from smidgen.folders import load
-
-        saved = dict(load(self.checkpoint / "model").named_parameters())
+        saved = dict(self.task.storage.load(self.checkpoint / "model").named_parameters())
         with torch.no_grad():
             for parameter, weight in zip(
                 self.model.parameters(), divided_like(self.model, saved).values(), strict=True

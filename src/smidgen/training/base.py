@@ -1,0 +1,64 @@
+"""Training that goes on from a model: `tuning.base` decides the section `model` and the first weights."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from smidgen.config import Config, override_tree, preset_names, validate
+from smidgen.config.loading import merge, read_tree
+from smidgen.folders import load, model_config
+from smidgen.folders.run import is_run_folder
+from smidgen.model import Decoder
+from smidgen.runtime.errors import ConfigError
+
+Tree = dict[str, Any]
+
+
+def load_training_config(
+    source: str | Path, overrides: Mapping[str, Any] | Sequence[str] = (), defaults: Mapping[str, Any] | None = None
+) -> Config:
+    """The configuration of a training from CONFIG or MODEL, with dotted overrides.
+
+    source: a preset, a YAML file or a run folder, whose configuration it is; or a model folder, which becomes
+    `tuning.base`. Where `tuning.base` is set, the section `model` is the base's. `defaults`: fields that stand where
+    neither source nor overrides say anything; a source that is a run folder has said everything.
+    Raises ConfigError for fields that cannot be, ModelFolderError for a base that is none.
+    """
+    given = override_tree(overrides)
+    is_run = is_run_folder(source)
+    written = read_tree(source) if is_run or _is_configuration(source) else {"tuning": {"base": str(source)}}
+    tree = merge(written, given)
+    if defaults is not None and not is_run:
+        tree = merge(_fitting(defaults, tree), tree)
+    base = (tree.get("tuning") or {}).get("base")
+    recorded = (written.get("tuning") or {}).get("base") if is_run else None
+    if base is not None and base != recorded:
+        if "model" in given:
+            raise ConfigError(f"model: tuning.base = {base} decides this section; leave it out")
+        tree["model"] = model_config(base).model_dump(mode="json")
+    return validate(Config, tree)
+
+
+def starting_model(config: Config) -> Decoder:
+    """The weights that a new run begins with: those of `tuning.base`, or random ones of the training's seed."""
+    base = config.tuning.base
+    if base is None:
+        return Decoder(config.model).initialize(config.training.seed)
+    model = load(base)
+    if model.config != config.model:
+        raise ConfigError(f"model: is not the model section of tuning.base = {base}; leave it out")
+    return model
+
+
+def _is_configuration(source: str | Path) -> bool:
+    return str(source) in preset_names() or not Path(source).is_dir() or (Path(source) / "config.yaml").is_file()
+
+
+def _fitting(defaults: Mapping[str, Any], tree: Mapping[str, Any]) -> Tree:
+    """The defaults, less a length of the training that `tree` gives in another unit."""
+    training = dict(defaults.get("training", {}))
+    if (tree.get("training") or {}).get("max_steps") is not None:
+        training.pop("epochs", None)
+    return {**defaults, "training": training}
