@@ -28,7 +28,9 @@ OVERRIDES = True
 
 def configure(parser: argparse.ArgumentParser) -> None:
     parser.usage = "smidgen pretrain CONFIG [--run DIR] [--data.path DIR] [--training.lr 3e-4 …]"
-    parser.add_argument("config", metavar="CONFIG", help="a preset, a YAML file, a run folder to go on with, or a model")
+    parser.add_argument(
+        "config", metavar="CONFIG", help="a preset, a YAML file, a run folder to go on with, or a model"
+    )
     parser.add_argument("--run", metavar="DIR", help="run folder to make or resume (default: runs/<name of CONFIG>)")
     fields = describe_fields(["data", "training", "tuning", "tracking", "model", "tokenizer", "cleaning"])
     parser.add_argument("--max-time", metavar="HOURS", help="save and stop after so long; the same command goes on")

@@ -36,9 +36,7 @@ _SYSTEM_APART = (
 )
 
 _LLAMA2 = (
-    _SYSTEM_APART
-    + _ALTERNATION
-    + "{%- for message in turns %}"
+    _SYSTEM_APART + _ALTERNATION + "{%- for message in turns %}"
     "{%- if message['role'] == 'user' %}"
     "{{- bos_token + '[INST] ' }}"
     "{%- if loop.first and system is not none %}"
@@ -52,10 +50,7 @@ _LLAMA2 = (
 )
 
 _GEMMA = (
-    "{{- bos_token }}"
-    + _SYSTEM_APART
-    + _ALTERNATION
-    + "{%- for message in turns %}"
+    "{{- bos_token }}" + _SYSTEM_APART + _ALTERNATION + "{%- for message in turns %}"
     "{{- '<start_of_turn>' + ('model' if message['role'] == 'assistant' else 'user') + '\n' }}"
     "{%- if loop.first and system is not none %}{{- system + '\n\n' }}{%- endif %}"
     "{{- message['content'] | trim + '<end_of_turn>\n' }}"

@@ -128,7 +128,7 @@ def parse_line(line: bytes) -> dict[str, Any] | None:
 
 
 def drop_after(path: Path, step: int, kinds: tuple[str, ...] | None = None) -> None:
-    """Remove what was written after `step`, of these kinds or of all: it is written again, and each step stands once."""
+    """Remove what was written after `step`, of these kinds or of all: it is written again, so each step stands once."""
     kept = [
         json.dumps(record) + "\n"
         for record in read_metrics(path)

@@ -46,8 +46,8 @@ class HasVocabulary(Protocol):
 def pretrain(config: Config, run_path: str | Path, observer: Observer | None = None) -> Summary:
     """Train on `data.path` or `data.mixture`, from random weights or `tuning.base`, or resume the run at `run_path`.
 
-    See `train`. With a base the data must be of its tokenizer. The vocabulary size is the dataset's; a foreign dataset has none, so its ids are checked against the
-    model's. Batches are prepared while the model computes.
+    See `train`. With a base the data must be of its tokenizer. The vocabulary size is the dataset's; a foreign
+    dataset has none, so its ids are checked against the model's. Batches are prepared while the model computes.
     """
     config = with_data_of_run(config, run_path)
     data = open_dataset(config)
