@@ -22,6 +22,7 @@ COMMANDS = {
     "evaluate": "loss, perplexity and bits per byte of a model on a text or dataset",
     "generate": "continue a prompt",
     "chat": "talk to a model in the terminal",
+    "export": "write a model for other programs: transformers, llama.cpp",
     "plot": "draw the curves of a run",
     "report": "write one HTML page on a run, or on several side by side",
     "track": "send a run's figures to TensorBoard, Weights & Biases or trackio",

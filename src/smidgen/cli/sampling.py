@@ -70,7 +70,8 @@ class Writer:
 
 def load_writer(args: argparse.Namespace) -> Writer:
     """The model of `add_model_flags` with its tokenizer. Raises ModelFolderError for a preset, which has none."""
-    from smidgen.folders import load, load_tokenizer
+    from smidgen.folders import load, load_tokenizer, resolve
+    from smidgen.folders.end_tokens import end_tokens
     from smidgen.training.devices import resolve_device
     from smidgen.training.precision import apply_precision
 
@@ -78,17 +79,5 @@ def load_writer(args: argparse.Namespace) -> Writer:
     tokenizer = load_tokenizer(args.model)
     model = load(args.model, device=device)
     apply_precision(model, args.precision, device)
-    return Writer(model, tokenizer, _end_tokens(args.model, tokenizer))
-
-
-def _end_tokens(model: str, tokenizer: Tokenizer) -> tuple[int, ...]:
-    """The tokenizer's end token and those of the folder's generation_config.json (chat models name several)."""
-    from smidgen.folders import resolve
-    from smidgen.folders.architectures.fields import read_json
-
-    ids = [] if tokenizer.eos_id is None else [tokenizer.eos_id]
-    folder = resolve(model).folder
-    if folder is not None and (folder / "generation_config.json").is_file():
-        named = read_json(folder / "generation_config.json").get("eos_token_id")
-        ids += [named] if isinstance(named, int) else [i for i in named or [] if isinstance(i, int)]
-    return tuple(dict.fromkeys(ids))
+    folder = resolve(args.model).folder
+    return Writer(model, tokenizer, () if folder is None else end_tokens(folder, tokenizer))

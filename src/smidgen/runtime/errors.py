@@ -31,6 +31,10 @@ class TrainingError(SmidgenError):
     """A training run cannot start or cannot go on."""
 
 
+class InterchangeError(SmidgenError):
+    """A model cannot be written in another format, or a file of another format cannot be read."""
+
+
 class MissingDependencyError(SmidgenError):
     """An optional dependency is not installed; the message names the extra that brings it."""
 
