@@ -307,7 +307,9 @@ class Deepseek2(GgufArchitecture):
     def own_section(self, metadata: Metadata) -> Tree:
         num_layers = metadata.integer("block_count")
         if metadata.integer("leading_dense_block_count", 0) < num_layers:
-            metadata.refuse("leading_dense_block_count", "later layers are mixtures of experts; Smidgen runs dense models")
+            metadata.refuse(
+                "leading_dense_block_count", "later layers are mixtures of experts; Smidgen runs dense models"
+            )
         rope = metadata.integer("rope.dimension_count")
         rank = metadata.integer("attention.kv_lora_rank")
         if "attention.key_length_mla" not in metadata:

@@ -14,7 +14,9 @@ _REQUIRED: Any = object()
 class Metadata:
     """The keys of one architecture. `where` names the file in errors."""
 
-    def __init__(self, values: Mapping[str, Any], prefix: str, where: str, hidden: frozenset[str] = frozenset()) -> None:
+    def __init__(
+        self, values: Mapping[str, Any], prefix: str, where: str, hidden: frozenset[str] = frozenset()
+    ) -> None:
         """`values`: of the whole file; `prefix` stands before every key asked for; `hidden` keys count as missing."""
         self.values = values
         self.prefix = prefix

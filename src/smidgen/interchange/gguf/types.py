@@ -16,7 +16,7 @@ BLOCK = {"f32": 1, "f16": 1, "bf16": 1, "q8_0": 32, "q4_0": 32, "tq1_0": 256, "t
 """Neighbours in a row that share a scale."""
 
 _EMBEDDING_AND_HEAD = {"q4_0": "q8_0", "tq1_0": "q8_0", "tq2_0": "q8_0"}
-"""Rounded more finely than the layers: errors there reach every logit, and a ternary model's embedding is not ternary."""
+"""Rounded more finely than the layers: errors there reach every logit, and no embedding is ternary."""
 
 _FILE_TYPES = {"f32": 0, "f16": 1, "q4_0": 2, "q8_0": 7, "bf16": 32, "tq1_0": 36, "tq2_0": 37}
 
