@@ -80,6 +80,7 @@ def test_folders_import_only_folders_above_them(repository: Path) -> None:
         ("smidgen.folders", ["transformers"]),
         ("smidgen.training", ["transformers"]),
         ("smidgen.inference", ["transformers"]),
+        ("smidgen.serving", ["torch", "transformers", "pydantic"]),
     ],
 )
 def test_importing_a_folder_loads_no_heavy_package(module: str, forbidden: list[str]) -> None:

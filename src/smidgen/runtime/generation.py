@@ -84,7 +84,7 @@ def _overlap(text: str, stop: str) -> int:
     return next((n for n in range(min(len(text), len(stop) - 1), 0, -1) if text.endswith(stop[:n])), 0)
 
 
-class _Answer:
+class Answer:
     """The answer to one prompt on its way from tokens to text."""
 
     def __init__(self, index: int, tokenizer: Tokenizer, prompt: Sequence[int], stop: Sequence[str]) -> None:
@@ -166,11 +166,11 @@ def stream(
     """
     if isinstance(params, SamplingParams):
         params = [params] * len(prompts)
-    answers: dict[int, _Answer] = {}
+    answers: dict[int, Answer] = {}
     try:
         for index, (prompt, own) in enumerate(zip(prompts, params, strict=True)):
             ids = encode_prompt(tokenizer, prompt) if isinstance(prompt, str) else prompt
-            answers[engine.submit(ids, own)] = _Answer(index, tokenizer, ids, own.stop)
+            answers[engine.submit(ids, own)] = Answer(index, tokenizer, ids, own.stop)
         while answers:
             for event in engine.step():
                 answer = answers.get(event.request)
