@@ -12,8 +12,8 @@ import torch
 
 import smidgen
 from smidgen.cli.chat import Chat
+from smidgen.cli.engines import open_engine
 from smidgen.cli.main import main
-from smidgen.cli.sampling import Writer
 from smidgen.runtime import SamplingParams
 from smidgen.runtime.chat_template import render_chat
 from smidgen.tokenization import train_tokenizer
@@ -124,8 +124,7 @@ class Interrupted:
 
 
 def test_interrupting_an_answer_keeps_its_part(folder: Path) -> None:
-    writer = Writer(smidgen.load(folder), smidgen.load_tokenizer(folder), ())
-    chat = Chat(writer, SamplingParams(max_new_tokens=5, temperature=0), system=None)
+    chat = Chat(*open_engine(str(folder)), SamplingParams(max_new_tokens=5, temperature=0), system=None)
     chat.answer("What is a dog?", Interrupted(3))  # type: ignore[arg-type]
     question, partial = chat.messages
     assert question == {"role": "user", "content": "What is a dog?"}

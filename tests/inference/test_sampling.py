@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,12 +19,32 @@ CASES = json.loads(Path(__file__).with_name("sampling_cases.json").read_text())[
 CPU = torch.device("cpu")
 
 
-def transformers_processed(params: SamplingParams, history: Sequence[int], logits: Tensor) -> Tensor:
-    """One row [V] through the processors that transformers' generate would build, in its order."""
+def openai_penalties(params: SamplingParams, answer: Sequence[int]) -> Callable[[Tensor, Tensor], Tensor]:
+    """The formula of OpenAI's API reference, token by token."""
+
+    def process(ids: Tensor, scores: Tensor) -> Tensor:
+        scores = scores.clone()
+        for token, count in Counter(answer).items():
+            scores[0, token] -= count * params.frequency_penalty + float(count > 0) * params.presence_penalty
+        return scores
+
+    return process
+
+
+def transformers_processed(
+    params: SamplingParams, history: Sequence[int], logits: Tensor, generated: int = 0
+) -> Tensor:
+    """One row [V] through the processors that transformers' generate would build, in its order.
+
+    `generated`: how many tokens of the history are the answer.
+    """
     process = pytest.importorskip("transformers.generation.logits_process")
-    processors = []
+    processors: list[Callable[[Tensor, Tensor], Tensor]] = []
+    if params.logit_bias:
+        processors.append(process.SequenceBiasLogitsProcessor({(i,): bias for i, bias in params.logit_bias}))
     if params.repetition_penalty != 1:
         processors.append(process.RepetitionPenaltyLogitsProcessor(params.repetition_penalty))
+    processors.append(openai_penalties(params, history[len(history) - generated :]))
     if params.no_repeat_ngram_size:
         processors.append(process.NoRepeatNGramLogitsProcessor(params.no_repeat_ngram_size))
     if params.temperature > 0:
@@ -40,11 +61,14 @@ def transformers_processed(params: SamplingParams, history: Sequence[int], logit
     return scores[0]
 
 
-def processed(batch: Sequence[tuple[SamplingParams, Sequence[int]]], logits: Tensor) -> Tensor:
-    """Rows [R, V] through our sampler, all in one batch."""
+def processed(
+    batch: Sequence[tuple[SamplingParams, Sequence[int]]], logits: Tensor, generated: Sequence[int] | None = None
+) -> Tensor:
+    """Rows [R, V] through our sampler, all in one batch; `generated` of each history are the answer."""
     sampler = Sampler(len(batch), logits.shape[-1], CPU)
     for slot, (params, history) in enumerate(batch):
-        sampler.assign(slot, params, history)
+        prompt = len(history) - (0 if generated is None else generated[slot])
+        sampler.assign(slot, params, history[:prompt], history[prompt:])
     return sampler.processed(logits.clone(), range(len(batch)))
 
 
@@ -57,6 +81,11 @@ def texts(batch: Sequence[SamplingParams], logits: Tensor, steps: int) -> list[l
     return [[row[i].token for row in rows] for i in range(len(batch))]
 
 
+def params_of(case: dict[str, Any], **more: Any) -> SamplingParams:
+    bias = tuple((token, value) for token, value in case["params"].get("logit_bias", ()))
+    return SamplingParams(**{**case["params"], "logit_bias": bias, **more})
+
+
 def expected(case: dict[str, Any]) -> Tensor:
     return torch.tensor([-torch.inf if x is None else x for x in case["processed"]])
 
@@ -64,17 +93,19 @@ def expected(case: dict[str, Any]) -> Tensor:
 def test_table_is_what_transformers_computes() -> None:
     for case in CASES:
         reference = transformers_processed(
-            SamplingParams(**case["params"]), case["history"], torch.tensor(case["logits"])
+            params_of(case), case["history"], torch.tensor(case["logits"]), case.get("generated", 0)
         )
         torch.testing.assert_close(expected(case), reference, rtol=1e-6, atol=0, msg=f"{case['name']}: {reference}")
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case["name"])
 def test_table(case: dict[str, Any]) -> None:
-    params, logits = SamplingParams(**case["params"], seed=0), torch.tensor([case["logits"]])
-    torch.testing.assert_close(processed([(params, case["history"])], logits)[0], expected(case), rtol=1e-6, atol=0)
+    params, logits = params_of(case, seed=0), torch.tensor([case["logits"]])
+    history, generated = case["history"], case.get("generated", 0)
+    result = processed([(params, history)], logits, [generated])
+    torch.testing.assert_close(result[0], expected(case), rtol=1e-6, atol=0)
     sampler = Sampler(1, logits.shape[-1], CPU)
-    sampler.assign(0, params, case["history"])
+    sampler.assign(0, params, history[: len(history) - generated], history[len(history) - generated :])
     [choice] = sampler.sample(logits.clone(), [0])
     assert choice.token is not None
     assert expected(case)[choice.token] > -torch.inf
@@ -83,8 +114,9 @@ def test_table(case: dict[str, Any]) -> None:
 
 
 def test_table_in_one_batch() -> None:
-    batch = [(SamplingParams(**case["params"]), case["history"]) for case in CASES]
-    result = processed(batch, torch.tensor([case["logits"] for case in CASES]))
+    batch = [(params_of(case), case["history"]) for case in CASES]
+    generated = [case.get("generated", 0) for case in CASES]
+    result = processed(batch, torch.tensor([case["logits"] for case in CASES]), generated)
     torch.testing.assert_close(result, torch.stack([expected(case) for case in CASES]), rtol=1e-6, atol=0)
 
 

@@ -14,24 +14,26 @@ from collections.abc import Iterator
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from smidgen.cli.sampling import Writer, add_model_flags, add_sampling_flags, load_writer, sampling_params
+from smidgen.cli.engines import add_engine_flags, open_engine_from
+from smidgen.cli.sampling import add_sampling_flags, sampling_params
 from smidgen.cli.terminal import Terminal
 
 if TYPE_CHECKING:
+    from smidgen.runtime.protocols import Engine, Tokenizer
     from smidgen.runtime.sampling import SamplingParams
 
 _HELP = "/reset starts a new conversation, /exit leaves, Ctrl-C stops an answer"
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
-    add_model_flags(parser)
+    add_engine_flags(parser)
     parser.add_argument("--system", metavar="TEXT", help="instructions that stand before the conversation")
     add_sampling_flags(parser, without=frozenset({"logprobs"}), max_new_tokens=512)
 
 
 def run(args: argparse.Namespace) -> int:
     params = sampling_params(args)
-    chat = Chat(load_writer(args), params, args.system)
+    chat = Chat(*open_engine_from(args, max_batch_size=1), params, args.system)
     terminal = Terminal()
     if terminal.interactive:
         print(_HELP, file=sys.stderr)
@@ -69,15 +71,14 @@ def _messages() -> Iterator[str]:
 class Chat:
     """A conversation: its messages, and the engine that answers them."""
 
-    def __init__(self, writer: Writer, params: SamplingParams, system: str | None) -> None:
-        from smidgen.inference import TorchEngine
+    def __init__(self, engine: Engine, tokenizer: Tokenizer, params: SamplingParams, system: str | None) -> None:
         from smidgen.runtime.generation import end_of_turn_ids
 
-        self._tokenizer = writer.tokenizer
-        self._params = params
+        self._engine = engine
+        self._tokenizer = tokenizer
+        ends = () if params.ignore_eos else end_of_turn_ids(tokenizer)
+        self._params = replace(params, stop_token_ids=(*params.stop_token_ids, *ends))
         self._system = [] if system is None else [{"role": "system", "content": system}]
-        ends = dict.fromkeys((*writer.eos_ids, *end_of_turn_ids(writer.tokenizer)))
-        self._engine = TorchEngine(writer.model, tuple(ends), max_batch_size=1)
         self.reset()
 
     def reset(self) -> None:

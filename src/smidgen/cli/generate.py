@@ -14,14 +14,18 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from smidgen.cli.sampling import add_model_flags, add_sampling_flags, load_writer, sampling_params
+from smidgen.cli.engines import add_engine_flags, open_engine_from
+from smidgen.cli.sampling import add_sampling_flags, sampling_params
 
 if TYPE_CHECKING:
     from smidgen.runtime.generation import Chunk, Completion
 
+MAX_BATCH_SIZE = 16
+"""Prompts that run at once; more wait for a slot."""
+
 
 def configure(parser: argparse.ArgumentParser) -> None:
-    add_model_flags(parser)
+    add_engine_flags(parser)
     parser.add_argument("prompt", metavar="PROMPT", nargs="+", help="text to continue; - reads one from each line")
     parser.add_argument("--json", action="store_true", help="print the answers as JSON, when all are finished")
     add_sampling_flags(parser)
@@ -34,20 +38,18 @@ def run(args: argparse.Namespace) -> int:
     params = sampling_params(args)
     prompts = _read_prompts(args.prompt)
 
-    from smidgen.inference import default_length, engine_for
-    from smidgen.runtime.generation import completion, encode_prompt, stream
+    from smidgen.runtime.generation import completion, default_length, encode_prompt, stream
 
-    writer = load_writer(args)
-    ids = [encode_prompt(writer.tokenizer, prompt) for prompt in prompts]
-    if args.max_new_tokens is None:
-        params = replace(params, max_new_tokens=default_length(writer.model, ids))
-    engine = engine_for(writer.model, writer.tokenizer, ids, params, writer.eos_ids)
+    engine, tokenizer = open_engine_from(args, max_batch_size=min(len(prompts), MAX_BATCH_SIZE))
+    ids = [encode_prompt(tokenizer, prompt) for prompt in prompts]
+    if args.max_new_tokens is None and params.overflow == "error":
+        params = replace(params, max_new_tokens=default_length(engine.info.max_seq_len, ids))
     output = None if args.json else _Output(prompts)
     meter = _Meter(sum(map(len, ids)))
     chunks: list[list[Chunk]] = [[] for _ in prompts]
     interrupted = False
     try:
-        for chunk in stream(engine, writer.tokenizer, ids, params):
+        for chunk in stream(engine, tokenizer, ids, params):
             meter.count(chunk)
             chunks[chunk.index].append(chunk)
             if output is not None:

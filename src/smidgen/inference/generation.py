@@ -7,7 +7,7 @@ from typing import Any, overload
 
 from smidgen.inference.engine import TorchEngine
 from smidgen.model import Decoder
-from smidgen.runtime.generation import encode_prompt, generate_texts
+from smidgen.runtime.generation import default_length, encode_prompt, generate_texts
 from smidgen.runtime.protocols import Tokenizer
 from smidgen.runtime.sampling import SamplingParams
 
@@ -37,15 +37,9 @@ def generate(model: Decoder, tokenizer: Tokenizer, prompt: str | Sequence[str], 
             sampling[name] = (value,) if isinstance(value, str | int) else tuple(value)
     prompts = [prompt] if isinstance(prompt, str) else list(prompt)
     ids = [encode_prompt(tokenizer, text) for text in prompts]
-    params = SamplingParams(**{"max_new_tokens": default_length(model, ids), **sampling})
+    params = SamplingParams(**{"max_new_tokens": default_length(model.config.max_seq_len, ids), **sampling})
     texts = [c.text for c in generate_texts(engine_for(model, tokenizer, ids, params), tokenizer, ids, params)]
     return texts[0] if isinstance(prompt, str) else texts
-
-
-def default_length(model: Decoder, prompts: Sequence[Sequence[int]]) -> int:
-    """The `max_new_tokens` of somebody who names none: SamplingParams' own, or as many as fit behind the prompts."""
-    space = model.config.max_seq_len - max(map(len, prompts), default=0)
-    return max(1, min(SamplingParams().max_new_tokens, space))
 
 
 def engine_for(

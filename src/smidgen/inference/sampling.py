@@ -13,7 +13,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from smidgen.inference.processors import Filters, NGramHistory, draw, penalize_repetition
+from smidgen.inference.processors import Filters, NGramHistory, draw, penalize_occurrence, penalize_repetition
 from smidgen.runtime.errors import SmidgenError
 from smidgen.runtime.sampling import SamplingParams
 
@@ -75,6 +75,28 @@ class _Penalty:
         self.values = torch.tensor([sequences[row].params.repetition_penalty for row in rows], device=device)
 
 
+class _Occurrence:
+    """The rows that have a frequency or presence penalty."""
+
+    def __init__(self, rows: list[int], slots: list[int], sequences: list[_Sequence], device: torch.device) -> None:
+        params = [sequences[row].params for row in rows]
+        self.rows = torch.tensor(rows, device=device)
+        self.slots = torch.tensor([slots[row] for row in rows], device=device)
+        self.frequency = torch.tensor([[p.frequency_penalty] for p in params], device=device)
+        self.presence = torch.tensor([[p.presence_penalty] for p in params], device=device)
+        self.one = torch.ones((), device=device)
+
+
+class _Bias:
+    """The logits that have a bias."""
+
+    def __init__(self, rows: list[int], sequences: list[_Sequence], device: torch.device) -> None:
+        entries = [(row, token, value) for row in rows for token, value in sequences[row].params.logit_bias]
+        self.rows = torch.tensor([row for row, _, _ in entries], device=device)
+        self.tokens = torch.tensor([token for _, token, _ in entries], device=device)
+        self.values = torch.tensor([value for _, _, value in entries], device=device)
+
+
 @dataclass
 class _Plan:
     """How to sample a list of slots; made anew only when the list, or the request in a slot, changes."""
@@ -82,7 +104,9 @@ class _Plan:
     slots: list[int]
     sequences: list[_Sequence]
     groups: list[_Group]
+    bias: _Bias | None
     penalty: _Penalty | None
+    occurrence: _Occurrence | None
     ngrams: list[tuple[int, NGramHistory]]
     with_logprobs: list[int]
 
@@ -98,17 +122,30 @@ class Sampler:
         self._vocab_size = vocab_size
         self._device = device
         self._sequences: dict[int, _Sequence] = {}
-        self._penalties = torch.ones(num_slots, vocab_size, device=device)
-        """What divides or multiplies each logit: the penalty for tokens of prompt and answer, else 1."""
+        self._num_slots = num_slots
+        self._penalties: Tensor | None = None
+        """[slots, V], once a request needs it: what divides or multiplies each logit, the penalty for tokens of prompt
+        and answer, else 1."""
+        self._counts: Tensor | None = None
+        """[slots, V], once a request needs it: how often the answer holds each token."""
         self._plan: _Plan | None = None
 
-    def assign(self, slot: int, params: SamplingParams, prompt: Sequence[int]) -> None:
-        """Give a slot to a request whose prompt has these tokens."""
-        ngrams = NGramHistory(params.no_repeat_ngram_size, prompt) if params.no_repeat_ngram_size else None
+    def assign(self, slot: int, params: SamplingParams, prompt: Sequence[int], answer: Sequence[int] = ()) -> None:
+        """Give a slot to a request with these tokens; `answer`: what was generated of it already."""
+        tokens = [*prompt, *answer]
+        ngrams = NGramHistory(params.no_repeat_ngram_size, tokens) if params.no_repeat_ngram_size else None
         self._sequences[slot] = _Sequence(params, random.Random(params.seed), ngrams)
         if params.repetition_penalty != 1:
+            if self._penalties is None:
+                self._penalties = torch.ones(self._num_slots, self._vocab_size, device=self._device)
             self._penalties[slot] = 1.0
-            self._penalties[slot, torch.tensor(prompt, device=self._device)] = params.repetition_penalty
+            self._penalties[slot, torch.tensor(tokens, device=self._device)] = params.repetition_penalty
+        if _counts_occurrences(params):
+            if self._counts is None:
+                self._counts = torch.zeros(self._num_slots, self._vocab_size, device=self._device)
+            self._counts[slot] = torch.bincount(
+                torch.tensor(answer, dtype=torch.int64, device=self._device), minlength=self._vocab_size
+            )
         self._plan = None
 
     def sample(self, logits: Tensor, slots: Sequence[int]) -> list[Choice]:
@@ -125,7 +162,12 @@ class Sampler:
             if not group.greedy:
                 chosen[group.rows] = group.draw(logits[group.rows])
         if plan.penalty is not None:
+            assert self._penalties is not None
             self._penalties[plan.penalty.slots, chosen[plan.penalty.rows]] = plan.penalty.values
+        if plan.occurrence is not None:
+            assert self._counts is not None
+            places = (plan.occurrence.slots, chosen[plan.occurrence.rows])
+            self._counts.index_put_(places, plan.occurrence.one, accumulate=True)
         tokens = _tokens(largest, chosen)
         for row, ngrams in plan.ngrams:
             ngrams.append(tokens[row])
@@ -148,9 +190,17 @@ class Sampler:
         return result
 
     def _penalize(self, logits: Tensor, plan: _Plan) -> None:
+        if plan.bias is not None:
+            logits.index_put_((plan.bias.rows, plan.bias.tokens), plan.bias.values, accumulate=True)
         if plan.penalty is not None:
+            assert self._penalties is not None
             rows = plan.penalty.rows
             logits[rows] = penalize_repetition(logits[rows], self._penalties[plan.penalty.slots])
+        if plan.occurrence is not None:
+            assert self._counts is not None
+            own = plan.occurrence
+            counts = self._counts[own.slots]
+            logits[own.rows] = penalize_occurrence(logits[own.rows], counts, own.frequency, own.presence)
         forbidden = [(row, token) for row, ngrams in plan.ngrams for token in ngrams.forbidden()]
         if forbidden:
             rows, tokens = torch.tensor(forbidden, device=self._device).unbind(-1)
@@ -177,15 +227,23 @@ class Sampler:
         for row, sequence in enumerate(sequences):
             greedy = sequence.params.temperature < GREEDY_BELOW
             kinds.setdefault((greedy, not greedy and _is_filtered(sequence.params)), []).append(row)
+        biased = [row for row, s in enumerate(sequences) if s.params.logit_bias]
+        counted = [row for row, s in enumerate(sequences) if _counts_occurrences(s.params)]
         penalized = [row for row, s in enumerate(sequences) if s.params.repetition_penalty != 1]
         return _Plan(
             slots,
             sequences,
             groups=[_Group(rows, sequences, self._vocab_size, self._device) for rows in kinds.values()],
+            bias=_Bias(biased, sequences, self._device) if biased else None,
+            occurrence=_Occurrence(counted, slots, sequences, self._device) if counted else None,
             penalty=_Penalty(penalized, slots, sequences, self._device) if penalized else None,
             ngrams=[(row, s.ngrams) for row, s in enumerate(sequences) if s.ngrams is not None],
             with_logprobs=[row for row, s in enumerate(sequences) if s.params.logprobs is not None],
         )
+
+
+def _counts_occurrences(params: SamplingParams) -> bool:
+    return params.presence_penalty != 0 or params.frequency_penalty != 0
 
 
 def _is_filtered(params: SamplingParams) -> bool:

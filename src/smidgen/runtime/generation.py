@@ -124,6 +124,12 @@ def encode_prompt(tokenizer: Tokenizer, text: str) -> list[int]:
     return [first]
 
 
+def default_length(context: int, prompts: Sequence[Sequence[int]]) -> int:
+    """The `max_new_tokens` of somebody who names none: SamplingParams' own, or as many as fit behind the prompts."""
+    space = context - max(map(len, prompts), default=0)
+    return max(1, min(SamplingParams().max_new_tokens, space))
+
+
 def encode_chat(tokenizer: Tokenizer, messages: Sequence[Mapping[str, Any]]) -> list[int]:
     """Token ids of a conversation that is the assistant's turn to continue.
 

@@ -1,0 +1,124 @@
+"""An engine for a MODEL argument: PyTorch's, or the native one that needs no PyTorch."""
+
+from __future__ import annotations
+
+import argparse
+import importlib.util
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+from smidgen.runtime.errors import MissingDependencyError, ModelFolderError, SmidgenError
+
+if TYPE_CHECKING:
+    from smidgen.runtime.protocols import Engine, Tokenizer
+
+EngineName = Literal["torch", "edge"]
+Precision = Literal["fp32", "bf16"]
+
+
+def add_engine_flags(parser: argparse.ArgumentParser) -> None:
+    """MODEL, what runs it, and how it computes."""
+    parser.add_argument("model", metavar="MODEL", help="a model, checkpoint, run or Hugging Face folder")
+    parser.add_argument(
+        "--engine",
+        choices=["torch", "edge"],
+        default="torch",
+        help="PyTorch, or the native engine for processors (default: torch)",
+    )
+    parser.add_argument(
+        "--precision", choices=["fp32", "bf16"], default="fp32", help="type of products; bf16 is faster (torch engine)"
+    )
+    parser.add_argument("--device", default="auto", help="auto, cpu, cuda, mps (default: auto; torch engine)")
+    parser.add_argument("--threads", type=int, metavar="N", help="processor threads (default: the engine's choice)")
+
+
+def open_engine(
+    model: str,
+    engine: EngineName = "torch",
+    *,
+    device: str = "auto",
+    precision: Precision = "fp32",
+    max_batch_size: int = 8,
+    max_seq_len: int | None = None,
+    threads: int | None = None,
+) -> tuple[Engine, Tokenizer]:
+    """The engine that runs a MODEL argument, and the model's tokenizer.
+
+    `device` and `precision` are the torch engine's; the edge engine runs on the processor in the scheme that the folder
+    is stored in. `max_batch_size` requests run at once, the others wait; `max_seq_len` bounds prompt and answer (the
+    model's context if left out). `threads`: None leaves the engine's default.
+    Raises ModelFolderError for what is no model with a tokenizer, MissingDependencyError without the engine.
+    """
+    if threads is not None and threads < 1:
+        raise SmidgenError(f"threads = {threads}: use 1 or more")
+    if engine == "edge":
+        return _open_edge(model, device, precision, max_batch_size, max_seq_len, threads)
+    if importlib.util.find_spec("torch") is None:
+        raise MissingDependencyError("torch", "train", "the torch engine")
+    return _open_torch(model, device, precision, max_batch_size, max_seq_len, threads)
+
+
+def open_engine_from(args: argparse.Namespace, max_batch_size: int = 8) -> tuple[Engine, Tokenizer]:
+    """`open_engine` with the values of `add_engine_flags`."""
+    return open_engine(
+        args.model,
+        args.engine,
+        device=args.device,
+        precision=args.precision,
+        max_batch_size=max_batch_size,
+        threads=args.threads,
+    )
+
+
+def _open_torch(
+    model: str, device_name: str, precision: str, max_batch_size: int, max_seq_len: int | None, threads: int | None
+) -> tuple[Engine, Tokenizer]:
+    import torch
+
+    from smidgen.folders import load, load_tokenizer, resolve
+    from smidgen.folders.end_tokens import end_tokens
+    from smidgen.inference import TorchEngine
+    from smidgen.training.devices import resolve_device
+    from smidgen.training.precision import apply_precision
+
+    if threads is not None:
+        torch.set_num_threads(threads)
+    device = resolve_device(device_name)
+    tokenizer = load_tokenizer(model)
+    decoder = load(model, device=device)
+    apply_precision(decoder, precision, device)
+    folder = resolve(model).folder
+    ends = () if folder is None else end_tokens(folder, tokenizer)
+    return TorchEngine(decoder, ends, max_batch_size, max_seq_len), tokenizer
+
+
+def _open_edge(
+    model: str, device: str, precision: str, max_batch_size: int, max_seq_len: int | None, threads: int | None
+) -> tuple[Engine, Tokenizer]:
+    if device not in ("auto", "cpu"):
+        raise SmidgenError(f"device = {device}: the edge engine runs on the processor; use --engine torch")
+    if precision != "fp32":
+        raise SmidgenError(
+            f"precision = {precision}: the edge engine computes as the folder is stored (smidgen quantize chooses); "
+            "leave it out, or use --engine torch"
+        )
+    if importlib.util.find_spec("smidgen.edge") is None:
+        raise SmidgenError("the edge engine is not part of this installation; use --engine torch")
+    edge = importlib.import_module("smidgen.edge")
+    from smidgen.tokenization import load_tokenizer
+
+    folder = stored_model(model)
+    options = {"threads": threads, "max_batch_size": max_batch_size, "max_seq_len": max_seq_len}
+    opened: Engine = edge.load(str(folder), **{name: value for name, value in options.items() if value is not None})
+    return opened, load_tokenizer(folder)
+
+
+def stored_model(model: str) -> Path:
+    """The folder with the weights of a MODEL argument, found without PyTorch. Raises ModelFolderError."""
+    path = Path(model)
+    for folder in (path, path / "model", path / "best" / "model", path / "last" / "model"):
+        if (folder / "config.json").is_file():
+            return folder
+    raise ModelFolderError(
+        f"{model}: no model folder, checkpoint or run with one; give a folder that has a config.json"
+    )
