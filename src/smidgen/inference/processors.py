@@ -1,10 +1,11 @@
 """Logits processors, vectorised over rows that each have their own parameters.
 
 Each is what transformers defines, and they apply in the order of its `generate`: logit bias, repetition penalty,
-(frequency and presence penalty, from OpenAI's interface,) no-repeat n-grams, temperature, top-k, top-p, min-p. The last three keep a prefix of the tokens sorted by logit, so they work
-on the most probable candidates instead of the vocabulary: sorting 49,152 logits takes 3 ms on a CPU core, finding
-the largest 256 takes 0.1 ms. For the same reason they overwrite where they can: memory for a temporary of this size
-comes from the system page by page, which costs more than the arithmetic.
+no-repeat n-grams, temperature, top-k, top-p, min-p; OpenAI's frequency and presence penalties follow the repetition
+penalty. The last three keep a prefix of the tokens sorted by logit, so they work on the most probable candidates
+instead of the vocabulary: sorting 49,152 logits takes 3 ms on a CPU core, finding the largest 256 takes 0.1 ms. For the
+same reason they overwrite where they can: memory for a temporary of this size comes from the system page by page, which
+costs more than the arithmetic.
 
 R rows, V vocabulary, K candidates.
 """
