@@ -31,7 +31,7 @@ from smidgen.config import Config, load_config
 from smidgen.folders.architectures import architecture_of
 from smidgen.model import Decoder, flops_per_token
 from smidgen.training.compiling import compile_training
-from smidgen.training.devices import device_name, peak_flops, resolve_device
+from smidgen.training.devices import device_name, fastest_attention, peak_flops, resolve_device
 from smidgen.training.objectives import Batch, LanguageModeling
 from smidgen.training.optimizers import average_and_clip, make_optimizer, set_rates
 from smidgen.training.precision import apply_precision, commit_amax
@@ -71,6 +71,7 @@ def our_step(config: Config, precision: str, device: torch.device) -> Step:
     if device.type == "cuda":
         compile_training(model)
     objective = LanguageModeling()
+    fastest_attention(device).__enter__()  # for the life of this process
 
     def step(tokens: Tensor) -> float:
         optimizer.zero_grad(set_to_none=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from contextlib import AbstractContextManager, nullcontext
 from functools import cache
 
 import torch
@@ -41,6 +42,25 @@ def device_name(device: torch.device) -> str:
         threads = torch.get_num_threads()
         return f"cpu, {threads} thread{'s' if threads > 1 else ''}"
     return device.type
+
+
+def fastest_attention(device: torch.device) -> AbstractContextManager[None]:
+    """Around a training, its compilation and its backward passes: which of PyTorch's attention kernels it takes.
+
+    On Hopper and newer GPUs cuDNN's are the fastest in training (forward and backward pass of 16 × 2048 tokens, 12
+    heads of 64 over 3: 1.10 ms on an H200, flash attention 1.79 ms); PyTorch by itself prefers flash attention.
+    """
+    if device.type != "cuda" or torch.version.hip is not None or torch.cuda.get_device_capability(device) < (9, 0):
+        return nullcontext()
+    from torch.nn.attention import SDPBackend, sdpa_kernel
+
+    kernels = [
+        SDPBackend.CUDNN_ATTENTION,
+        SDPBackend.FLASH_ATTENTION,
+        SDPBackend.EFFICIENT_ATTENTION,
+        SDPBackend.MATH,
+    ]
+    return sdpa_kernel(kernels, set_priority=True)
 
 
 def peak_flops(device: torch.device, dtype: torch.dtype) -> float | None:

@@ -15,7 +15,7 @@ from smidgen.model import Decoder, count_parameters, flops_per_token
 from smidgen.runtime.errors import TrainingError
 from smidgen.training.averaging import Averaging, restore_averaging, weights_to_keep
 from smidgen.training.compiling import compile_training, first_pass
-from smidgen.training.devices import device_name, peak_flops
+from smidgen.training.devices import device_name, fastest_attention, peak_flops
 from smidgen.training.evaluate import evaluate
 from smidgen.training.guards import StepGuard, diagnosis
 from smidgen.training.interrupts import StopSignals
@@ -144,6 +144,10 @@ class Trainer:
 
     def run(self) -> Path | None:
         """Take the steps that are left, or those until a stop is asked for; returns the last checkpoint."""
+        with fastest_attention(self.device):
+            return self._run()
+
+    def _run(self) -> Path | None:
         training, state = self.training, self.state
         try:
             while state.step < self.total_steps and not self._stop():
