@@ -1,0 +1,59 @@
+"""Scorers of solutions in GSM8K's form: `<<48/2=24>>` beside each calculation, `#### 24` at the end.
+
+Form and answer are judged apart: a small model learns the form long before it can calculate.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from fractions import Fraction
+from typing import Any
+
+from smidgen.evaluation.suite.text_scorers import numbers_of
+from smidgen.evaluation.suite.verdict import RIGHT, Reply, Verdict, check, wrong
+
+_ANNOTATION = re.compile(r"<<([^<>=]*)=([^<>=]*)>>")
+_RESULT = re.compile(r"^####[ \t]*[$]?([-−]?[\d,]*\.?\d+)[ \t]*$", re.MULTILINE)
+_EXPRESSION = re.compile(r"[\d\s.,+*/()%$−-]+")
+
+
+def gsm8k_form(reply: Reply, expect: Mapping[str, Any]) -> Verdict:
+    """One result line `#### number` at the end, and annotations made of the question's numbers before it.
+
+    Whether the calculations are right does not matter here. A calculation uses a number of the question (`question`)
+    or the result of an earlier one, and the first a number of the question; constants such as the 7 of a week come
+    beside them. With fewer than two numbers in the question, any expression will do.
+    """
+    text = reply.text.strip()
+    results = _RESULT.findall(text)
+    if len(results) != 1 or not text.splitlines()[-1].startswith("####"):
+        return wrong("does not end with one line #### number")
+    annotations = _ANNOTATION.findall(text)
+    if not annotations or text.count("<<") != len(annotations) or text.count(">>") != len(annotations):
+        return wrong("has no well-formed <<calculation=result>>")
+    known = set(numbers_of(expect["question"]))
+    grounded = len(known) < 2
+    for expression, result in annotations:
+        if not _EXPRESSION.fullmatch(expression) or not numbers_of(result):
+            return wrong(f"<<{expression}={result}>> is no calculation")
+        used = set(_operands(expression))
+        if not used & known and not grounded:
+            return wrong(f"<<{expression}={result}>> uses no number of the question")
+        known |= set(numbers_of(result))
+    return RIGHT
+
+
+def gsm8k_answer(reply: Reply, expect: Mapping[str, Any]) -> Verdict:
+    """The number behind the last `####` is `value`, as GSM8K's own evaluation has it."""
+    results = _RESULT.findall(reply.text)
+    if not results:
+        return wrong("gives no #### number")
+    given = Fraction(results[-1].replace(",", "").replace("−", "-"))
+    value = Fraction(str(expect["value"]).replace(",", ""))
+    return check(given == value, f"gives {results[-1]}, not {expect['value']}")
+
+
+def _operands(expression: str) -> list[Fraction]:
+    """The numbers of an expression; a minus between two of them is no sign."""
+    return [Fraction(part.replace(",", "")) for part in re.findall(r"\d[\d,]*(?:\.\d+)?|\.\d+", expression)]
