@@ -145,7 +145,7 @@ def test_older_deepseek_folders() -> None:
 
 LLAMA3 = {"rope_type": "llama3", "rope_theta": 5e5, "factor": 8.0}
 YARN = {"rope_type": "yarn", "rope_theta": 1e4, "factor": 4.0, "original_max_position_embeddings": 64}
-MIXED_PRECISION = {"quant_method": "bitnet", "linear_class": "autobitlinear", "quantization_mode": "offline"}
+MIXED_PRECISION = {"quant_method": "bitnet", "modules_to_not_convert": ["model.layers.0.mlp.up_proj"]}
 
 
 @pytest.mark.parametrize(
@@ -184,8 +184,8 @@ MIXED_PRECISION = {"quant_method": "bitnet", "linear_class": "autobitlinear", "q
             {"rope_parameters": YARN | {"original_max_position_embeddings": 256}},
             ["original_max_position_embeddings", "256"],
         ),
-        ("tinylm-gqa-tiny", {"quantization_config": MIXED_PRECISION}, ["quantization_mode", '"offline"', "online"]),
-        ("tinylm-gqa-tiny", {"quantization_config": {"quant_method": "fp8"}}, ["quant_method", "bitnet"]),
+        ("tinylm-gqa-tiny", {"quantization_config": MIXED_PRECISION}, ["modules_to_not_convert", "lm_head"]),
+        ("elite-tiny", {"quantization_config": {"quant_method": "fp8"}}, ["weight_block_size", "128"]),
         ("tinylm-tiny", {"norm": {"kind": "batch_norm"}}, ["norm.kind", "batch_norm"]),
     ],
 )

@@ -32,6 +32,7 @@ from smidgen.config.optimization import (
     Schedule,
     ScheduleFreeAdamW,
 )
+from smidgen.config.quantization import Quantization, Scheme, VocabularyScheme
 from smidgen.config.run import Config, DataConfig, TokenizerConfig
 from smidgen.config.training import AUTO_BATCH_SIZE, TrainingConfig
 from smidgen.config.tuning import Dpo, Sft, TuningConfig
@@ -58,13 +59,16 @@ __all__ = [
     "Muon",
     "Norm",
     "Optimizer",
+    "Quantization",
     "Schedule",
     "ScheduleFreeAdamW",
+    "Scheme",
     "Sft",
     "TernaryLinear",
     "TokenizerConfig",
     "TrainingConfig",
     "TuningConfig",
+    "VocabularyScheme",
     "Yarn",
     "dump_config",
     "field_paths",

@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, PositiveFloat, PositiveInt, Strict, model_validator
 
 from smidgen.config.parts import Part, impossible
+from smidgen.config.quantization import Quantization, check_quantization
 
 LayerType = Literal["full", "sliding"]
 
@@ -201,6 +202,8 @@ class ModelConfig(Part):
     linear: Linear = DenseLinear()
     """Kind of every projection in attention and feed-forward. Embedding and head are never quantised here."""
     initialization: Initialization = Initialization()
+    quantization: Quantization | None = None
+    """How the weights are stored where they are quantised. Left out: floats, as training needs them."""
 
     @model_validator(mode="before")
     @classmethod
@@ -237,6 +240,25 @@ class ModelConfig(Part):
                 "no layer of layer_pattern is sliding; add one or remove it",
             )
         return self
+
+    @model_validator(mode="after")
+    def _check_quantization(self) -> ModelConfig:
+        if self.quantization is not None:
+            check_quantization(
+                self.quantization, self.linear.kind, self.rounds_activations, tied=self.tie_word_embeddings
+            )
+        return self
+
+    @property
+    def rounds_activations(self) -> bool:
+        """Whether the model was trained with inputs of its projections rounded to 8 bits."""
+        linear = self.linear
+        return linear.kind == "fp8_block" or (isinstance(linear, TernaryLinear) and linear.activation_bits is not None)
+
+    @property
+    def unquantized(self) -> ModelConfig:
+        """The same model with float weights."""
+        return self if self.quantization is None else self.model_copy(update={"quantization": None})
 
     @property
     def layer_types(self) -> tuple[LayerType, ...]:

@@ -12,11 +12,13 @@ from typing import Any
 import torch
 
 from smidgen.config import ModelConfig, dump_config, load_model_config
-from smidgen.folders.architectures import REMOTE_FILES, Fields, architecture_of, read_config, read_json
+from smidgen.folders.architectures import REMOTE_FILES, Fields, architecture_of, read_config, read_json, write_config
 from smidgen.folders.architectures.base import Tree
+from smidgen.folders.architectures.quantization import scales_divide
 from smidgen.folders.atomic import publish_folder
 from smidgen.folders.weights import WEIGHTS, read_weights, write_weights
 from smidgen.model import Decoder
+from smidgen.model.quantized import QuantizedLinear
 from smidgen.runtime.errors import ModelFolderError
 from smidgen.runtime.protocols import Tokenizer
 
@@ -31,9 +33,10 @@ _REPLACED = {CONFIG, SECTION, "model.safetensors.index.json", *REMOTE_FILES}
 def save(model: Decoder, folder: str | Path, tokenizer: Tokenizer | None = None) -> Path:
     """Write `model` as a model folder that Smidgen and `AutoModelForCausalLM.from_pretrained` load; returns its path.
 
-    Weights are float32. The folder appears whole or not at all. Saving over a model folder replaces the model; its
-    other files stay, the tokenizer's too where `tokenizer` is None. Raises ModelFolderError when the folder holds
-    something else, or when the tokenizer has ids that the model lacks.
+    Weights are float32; a quantised model keeps what it stores, and the rest is bfloat16. The folder appears whole or
+    not at all. Saving over a model folder replaces the model; its other files stay, the tokenizer's too where
+    `tokenizer` is None. Raises ModelFolderError when the folder holds something else, or when the tokenizer has ids
+    that the model lacks.
     """
     target = Path(folder).resolve()
     _check_target(target)
@@ -63,7 +66,12 @@ def load_folder(folder: Path, device: str | torch.device = "cpu") -> Decoder:
 
     Raises ModelFolderError when a file is missing or damaged, or the model is of a kind we do not implement.
     """
-    return read_weights(read_model_config(folder), folder).to(device).eval()
+    decoder = read_weights(read_model_config(folder), folder)
+    if scales_divide(Fields(read_json(folder / CONFIG), str(folder / CONFIG))):
+        for module in decoder.modules():
+            if isinstance(module, QuantizedLinear):
+                module.take("weight_scale", module.get_buffer("weight_scale").float().reciprocal())
+    return decoder.to(device).eval()
 
 
 def read_model_config(folder: Path) -> ModelConfig:
@@ -77,7 +85,7 @@ def read_model_config(folder: Path) -> ModelConfig:
     if not (folder / SECTION).is_file():
         return config
     section = load_model_config(folder / SECTION)
-    theirs, ours = architecture_of(section).write(section), architecture_of(config).write(config)
+    theirs, ours = write_config(section), write_config(config)
     for name in theirs:
         if name != "initializer_range" and ours.get(name) != theirs[name]:
             raise ModelFolderError(
@@ -111,9 +119,9 @@ def _write_model(model: Decoder, folder: Path, token_ids: Tree) -> None:
     fields = {
         "architectures": [architecture.class_name],
         "model_type": architecture.model_type,
-        "dtype": "float32",
+        "dtype": "float32" if config.quantization is None else "bfloat16",
         **token_ids,
-        **architecture.write(config),
+        **write_config(config),
     }
     _write_json(folder / CONFIG, fields)
     if not (folder / GENERATION_CONFIG).is_file():

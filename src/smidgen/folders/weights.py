@@ -15,6 +15,7 @@ from torch import Tensor
 from smidgen.config import ModelConfig
 from smidgen.folders.architectures.fields import read_json
 from smidgen.model import Decoder, load_architecture
+from smidgen.model.quantized import StoredMatrix
 from smidgen.runtime.errors import ModelFolderError
 
 WEIGHTS = "model.safetensors"
@@ -22,13 +23,26 @@ INDEX = "model.safetensors.index.json"
 
 _UNFIT = "weights and config.json do not belong together"
 _READABLE = {"F64", "F32", "F16", "BF16"}
+_STORED = {
+    torch.int8: "I8",
+    torch.uint8: "U8",
+    torch.int32: "I32",
+    torch.int64: "I64",
+    torch.float8_e4m3fn: "F8_E4M3",
+}
+"""Types of stored matrices, which are read as they are."""
 _VOCABULARY = ("model.embed_tokens.weight", "lm_head.weight")
 """Tensors with a row for each token: padded in memory, never in a file."""
 
 
 def write_weights(decoder: Decoder, path: Path) -> None:
-    """Write the parameters, float32, under their Hugging Face names: no tied head, no padded vocabulary rows."""
-    tensors = {name: weight.detach().float().contiguous().cpu() for name, weight in _unpadded(decoder)}
+    """Write the weights under their Hugging Face names: no tied head, no padded vocabulary rows.
+
+    Parameters are float32. Those of a quantised model are bfloat16, beside its stored matrices as they are.
+    """
+    dtype = torch.float32 if decoder.config.quantization is None else torch.bfloat16
+    tensors = {name: weight.detach().to(dtype).contiguous().cpu() for name, weight in _unpadded(decoder)}
+    tensors |= {name: tensor.contiguous().cpu() for name, tensor in _stored(decoder)}
     save_file(tensors, path, metadata={"format": "pt"})
 
 
@@ -43,13 +57,20 @@ def read_weights(config: ModelConfig, folder: Path) -> Decoder:
         found = _open_tensors(folder, stack)
         if config.num_layers > len(found):
             raise ModelFolderError(f"{folder}: num_hidden_layers = {config.num_layers}: {_UNFIT}: {len(found)} tensors")
-        expected = dict(_unpadded(load_architecture(config)))
+        structure = load_architecture(config)
+        expected = dict(_unpadded(structure)) | dict(_stored(structure))
         _check_names(found, expected, folder, is_tied=config.tie_word_embeddings)
         for name, weight in expected.items():
             _check_tensor(found[name], name, weight)
         decoder = Decoder(config)
         for name, weight in _unpadded(decoder):
             weight.copy_(found[name].read(name))
+        for prefix, matrix in _matrices(decoder):
+            for part in matrix.names:
+                name = f"{prefix}.{part}"
+                tensor = found[name].read(name)
+                _check_values(found[name], name, tensor, matrix)
+                matrix.take(part, tensor)
     for name, parameter in decoder.named_parameters():
         if name in _VOCABULARY:
             parameter[config.vocab_size :] = 0
@@ -127,18 +148,51 @@ def _check_names(found: dict[str, _TensorFile], expected: dict[str, Tensor], fol
 def _check_tensor(file: _TensorFile, name: str, weight: Tensor) -> None:
     stored = file.handle.get_slice(name)
     shape, dtype = list(stored.get_shape()), stored.get_dtype()
-    if shape != list(weight.shape):
+    if shape != list(weight.shape) and not (shape == [] and list(weight.shape) == [1]):
         raise ModelFolderError(
             f"{file.path}: tensor '{name}' has shape {shape}, config.json asks for {list(weight.shape)}; {_UNFIT}"
         )
-    if dtype not in _READABLE:
-        raise ModelFolderError(f"{file.path}: tensor '{name}' has type {dtype}; one of {sorted(_READABLE)} is needed")
+    needed = {_STORED[weight.dtype]} if weight.dtype in _STORED else _READABLE
+    if dtype not in needed:
+        raise ModelFolderError(f"{file.path}: tensor '{name}' has type {dtype}; {_one_of(needed)} is needed")
+
+
+def _check_values(file: _TensorFile, name: str, tensor: Tensor, matrix: StoredMatrix) -> None:
+    """Refuse stored values that no quantiser writes: the product would be wrong without a word."""
+    problem = None
+    if name.endswith(".weight_shape"):
+        if tuple(tensor.tolist()) != matrix.size:
+            problem = f"is {tensor.tolist()}; {list(matrix.size)} is needed: {_UNFIT}"
+    elif tensor.dtype == torch.uint8:
+        if (tensor & (tensor >> 1) & 0x55).any():
+            problem = "holds a code that is not ternary; copy the file again"
+    elif ".weight_scale" in name and not tensor.isfinite().all():
+        problem = "holds a scale that is not finite; copy the file again"
+    if problem is not None:
+        raise ModelFolderError(f"{file.path}: tensor '{name}' {problem}")
 
 
 def _unpadded(decoder: Decoder) -> Iterator[tuple[str, Tensor]]:
     """Every parameter with its name, without padded vocabulary rows (views of the parameters themselves)."""
     for name, parameter in decoder.named_parameters():
         yield name, parameter[: decoder.config.vocab_size] if name in _VOCABULARY else parameter
+
+
+def _stored(decoder: Decoder) -> Iterator[tuple[str, Tensor]]:
+    """The tensors of every quantised matrix with their names."""
+    for prefix, matrix in _matrices(decoder):
+        for part, tensor in matrix.stored.items():
+            yield f"{prefix}.{part}", tensor
+
+
+def _matrices(decoder: Decoder) -> Iterator[tuple[str, StoredMatrix]]:
+    for name, module in decoder.named_modules():
+        if isinstance(module, StoredMatrix):
+            yield name, module
+
+
+def _one_of(names: set[str]) -> str:
+    return next(iter(names)) if len(names) == 1 else f"one of {sorted(names)}"
 
 
 def _and_more(names: list[str]) -> str:

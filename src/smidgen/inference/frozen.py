@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from itertools import chain
 
 import torch
 import torch.nn.functional as F
@@ -10,6 +11,7 @@ from torch import Tensor, nn
 
 from smidgen.model import Decoder
 from smidgen.model.linear import Linear
+from smidgen.model.vocabulary import VocabularyMatrix
 
 FEW_ROWS = 64
 """Up to this many rows, `W · xᵀ` is faster on a CPU in bfloat16 than `x · Wᵀ`."""
@@ -45,6 +47,14 @@ class FrozenLinear(nn.Module):
         return self.weight
 
 
+class FrozenVocabulary(VocabularyMatrix):
+    """An embedding or head in the dtype of products."""
+
+    def __init__(self, matrix: VocabularyMatrix, dtype: torch.dtype) -> None:
+        nn.Module.__init__(self)
+        self.weight = _constant(matrix.effective_weight().to(dtype))
+
+
 def frozen(model: Decoder) -> Decoder:
     """A copy of `model` in eval mode that computes the same with less work a token; `model` itself is not changed.
 
@@ -52,18 +62,17 @@ def frozen(model: Decoder) -> Decoder:
     dtype; so do embedding and head. Weights that need no change are shared, so a dense float32 model costs nothing,
     and later changes of its weights show. Scaled embeddings in bfloat16 are rounded before and after the scaling.
     """
-    shared: dict[int, object] = {id(parameter): parameter for parameter in model.parameters()}
+    shared: dict[int, object] = {id(tensor): tensor for tensor in chain(model.parameters(), model.buffers())}
     result = copy.deepcopy(model, shared).eval()
-    embedding = result.model.embed_tokens.weight
-    dtype = result.compute_dtype or embedding.dtype
+    dtype = result.compute_dtype or result.model.embed_tokens.dtype
     with torch.no_grad():
         for parent in list(result.modules()):
             for name, module in list(parent.named_children()):
                 if isinstance(module, Linear):
                     setattr(parent, name, FrozenLinear(module, dtype))
-        result.model.embed_tokens.weight = _constant(embedding.to(dtype))
+        result.model.embed_tokens = FrozenVocabulary(result.model.embed_tokens, dtype)
         if not result.config.tie_word_embeddings:
-            result.lm_head.weight = _constant(result.lm_head.weight.to(dtype))
+            result.lm_head = FrozenVocabulary(result.lm_head, dtype)
     return result
 
 

@@ -7,7 +7,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from smidgen.kernels.fp8 import act_dequant
+from smidgen.kernels.fp8 import E4M3, E4M3_MAX, SMALLEST_AMAX, act_dequant
 from smidgen.kernels.fp8_dispatch import act_quant, weight_dequant, weight_quant
 from smidgen.kernels.ternary import straight_through
 
@@ -15,6 +15,14 @@ from smidgen.kernels.ternary import straight_through
 def fake_fp8_activation(x: Tensor, power_of_two_scales: bool = False) -> Tensor:
     """`x` [..., K] rounded to block FP8, in its own dtype; its gradient passes straight through."""
     return straight_through(rounded_tiles(x.detach(), power_of_two_scales).to(x.dtype), x)
+
+
+def fake_fp8_tokens(x: Tensor) -> Tensor:
+    """`x` [..., K] rounded to e4m3 with one scale a token, in its own dtype; its gradient passes straight through."""
+    values = x.detach().float()
+    scale = values.abs().amax(dim=-1, keepdim=True).clamp(min=SMALLEST_AMAX) / E4M3_MAX
+    rounded = (values / scale).clamp_(-E4M3_MAX, E4M3_MAX).to(E4M3).float() * scale
+    return straight_through(rounded.to(x.dtype), x)
 
 
 def fake_fp8_weight(weight: Tensor, dtype: torch.dtype, power_of_two_scales: bool = False) -> Tensor:

@@ -15,8 +15,8 @@ from smidgen import config
 from smidgen.config import LayerType
 from smidgen.model.attend import Visibility, attend
 from smidgen.model.cache import CacheStep, LayerCache, LayerShape
-from smidgen.model.linear import Linear, make_quantizer
 from smidgen.model.norm import make_norm
+from smidgen.model.quantized import linear_maker
 from smidgen.model.rope import (
     Rotation,
     inverse_frequencies,
@@ -44,20 +44,20 @@ class GroupedQueryAttention(nn.Module):
         super().__init__()
         attention = model.attention
         assert isinstance(attention, config.GroupedQueryAttention)
-        quantizer = make_quantizer(model.linear)
+        linear = linear_maker(model)
         width, self.head_dim = model.hidden_size, attention.head_dim
         query_size = attention.num_heads * self.head_dim
         key_size = attention.num_kv_heads * self.head_dim
         self.num_kv_heads = attention.num_kv_heads
         self.window = attention.sliding_window if layer_type == "sliding" else None
         self.softmax_scale = attention.softmax_scale
-        self.q_proj = Linear(width, query_size, quantizer)
-        self.k_proj = Linear(width, key_size, quantizer)
-        self.v_proj = Linear(width, key_size, quantizer)
+        self.q_proj = linear(width, query_size)
+        self.k_proj = linear(width, key_size)
+        self.v_proj = linear(width, key_size)
         self.q_norm = make_norm(model.norm, self.head_dim) if attention.qk_norm else None
         self.k_norm = make_norm(model.norm, self.head_dim) if attention.qk_norm else None
         self.attn_sub_norm = make_norm(model.norm, query_size) if model.norm.placement == "sub" else None
-        self.o_proj = Linear(query_size, width, quantizer)
+        self.o_proj = linear(query_size, width)
 
     def cache_shape(self) -> LayerShape:
         return LayerShape(self.num_kv_heads, self.head_dim, self.head_dim, self.window)
@@ -114,7 +114,7 @@ class LatentAttention(nn.Module):
         attention = model.attention
         assert isinstance(attention, config.LatentAttention)
         assert layer_type == "full"
-        quantizer = make_quantizer(model.linear)
+        linear = linear_maker(model)
         width, heads = model.hidden_size, attention.num_heads
         self.num_heads = heads
         self.nope, self.rope, self.v = attention.qk_nope_head_dim, attention.qk_rope_head_dim, attention.v_head_dim
@@ -125,17 +125,17 @@ class LatentAttention(nn.Module):
             self.softmax_scale *= yarn_softmax_factor(attention.yarn)
         query_size = heads * attention.qk_head_dim
         if attention.q_lora_rank:
-            self.q_a_proj = Linear(width, attention.q_lora_rank, quantizer)
+            self.q_a_proj = linear(width, attention.q_lora_rank)
             self.q_a_layernorm = make_norm(model.norm, attention.q_lora_rank)
-            self.q_b_proj = Linear(attention.q_lora_rank, query_size, quantizer)
+            self.q_b_proj = linear(attention.q_lora_rank, query_size)
             self.q_proj = None
         else:
-            self.q_proj = Linear(width, query_size, quantizer)
-        self.kv_a_proj_with_mqa = Linear(width, self.rank + self.rope, quantizer)
+            self.q_proj = linear(width, query_size)
+        self.kv_a_proj_with_mqa = linear(width, self.rank + self.rope)
         self.kv_a_layernorm = make_norm(model.norm, self.rank)
-        self.kv_b_proj = Linear(self.rank, heads * (self.nope + self.v), quantizer)
+        self.kv_b_proj = linear(self.rank, heads * (self.nope + self.v))
         self.attn_sub_norm = make_norm(model.norm, heads * self.v) if model.norm.placement == "sub" else None
-        self.o_proj = Linear(heads * self.v, width, quantizer)
+        self.o_proj = linear(heads * self.v, width)
 
     def cache_shape(self) -> LayerShape:
         if self.absorb:

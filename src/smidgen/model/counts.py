@@ -15,7 +15,7 @@ def count_parameters(model: ModelConfig) -> int:
 def count_by_part(model: ModelConfig) -> dict[str, int]:
     """Weights by part: embedding, attention, feed_forward, norms, head (0 when tied)."""
     parts = {"embedding": 0, "attention": 0, "feed_forward": 0, "norms": 0, "head": 0}
-    for name, parameter in load_architecture(model).named_parameters():
+    for name, parameter in load_architecture(model.unquantized).named_parameters():
         if "embed_tokens" in name:
             parts["embedding"] += model.vocab_size * model.hidden_size
         elif "lm_head" in name:

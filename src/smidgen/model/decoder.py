@@ -19,6 +19,7 @@ from smidgen.model.checkpointing import run_checkpointed
 from smidgen.model.feed_forward import FeedForward
 from smidgen.model.initialization import initialize
 from smidgen.model.norm import make_norm
+from smidgen.model.quantized import make_embedding, make_head, refuse_training
 from smidgen.model.rope import rotation
 
 
@@ -64,20 +65,12 @@ class Layer(nn.Module):
         return x + residual_dropout(fed, inputs.dropout)
 
 
-class VocabularyMatrix(nn.Module):
-    """The weight [padded vocabulary, D] of the embedding or of an untied head."""
-
-    def __init__(self, model: ModelConfig) -> None:
-        super().__init__()
-        self.weight = nn.Parameter(torch.empty(model.padded_vocab_size, model.hidden_size))
-
-
 class Trunk(nn.Module):
     """Everything below the head, under the names that Hugging Face's checkpoints have."""
 
     def __init__(self, model: ModelConfig) -> None:
         super().__init__()
-        self.embed_tokens = VocabularyMatrix(model)
+        self.embed_tokens = make_embedding(model)
         self.layers = nn.ModuleList(Layer(model, layer_type) for layer_type in model.layer_types)
         self.norm = make_norm(model.norm, model.hidden_size)
 
@@ -96,7 +89,7 @@ class Decoder(nn.Module):
         self.dropout = 0.0
         self.model = Trunk(model)
         if not model.tie_word_embeddings:
-            self.lm_head = VocabularyMatrix(model)
+            self.lm_head = make_head(model)
         attention = attention_class(model)
         # Plain attributes, not buffers: casting the model to bf16 must not touch the frequencies.
         self._frequencies = {
@@ -157,11 +150,15 @@ class Decoder(nn.Module):
     @property
     def head_weight(self) -> Tensor:
         """The head's weight [V, D], without padded rows; the embedding's when tied."""
-        weight = self.model.embed_tokens.weight if self.config.tie_word_embeddings else self.lm_head.weight
+        weight = (self.model.embed_tokens if self.config.tie_word_embeddings else self.lm_head).effective_weight()
         return weight if len(weight) == self.config.vocab_size else weight[: self.config.vocab_size]
 
     def initialize(self, seed: int) -> Decoder:
-        """Fill every weight from `seed` as the configuration's `initialization` says; the same on every device."""
+        """Fill every weight from `seed` as the configuration's `initialization` says; the same on every device.
+
+        Raises ConfigError for a quantised model, which has no random weights.
+        """
+        refuse_training(self.config, "random weights")
         initialize(self, self.config, seed)
         return self
 
@@ -184,13 +181,13 @@ class Decoder(nn.Module):
 
     def new_cache(self, batch_size: int, max_seq_len: int | None = None) -> Cache:
         """An empty cache of `batch_size` slots, `max_seq_len` tokens each (the model's context if left out)."""
-        weight = self.model.embed_tokens.weight
+        embedding = self.model.embed_tokens
         shapes = [layer.self_attn.cache_shape() for layer in self.layers]
         length = self.config.max_seq_len if max_seq_len is None else max_seq_len
-        return Cache(shapes, batch_size, length, self.compute_dtype or weight.dtype, weight.device)
+        return Cache(shapes, batch_size, length, self.compute_dtype or embedding.dtype, embedding.device)
 
     def _embed(self, input_ids: Tensor) -> Tensor:
-        x = F.embedding(input_ids, self.model.embed_tokens.weight)
+        x = self.model.embed_tokens.rows(input_ids)
         if self.config.scale_embeddings:
             x = x * self.config.hidden_size**0.5
         return x if self.compute_dtype is None else x.to(self.compute_dtype)

@@ -8,8 +8,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from smidgen import config
-from smidgen.model.linear import Linear, make_quantizer
 from smidgen.model.norm import make_norm
+from smidgen.model.quantized import linear_maker
 
 
 def squared_relu(x: Tensor) -> Tensor:
@@ -30,13 +30,13 @@ class FeedForward(nn.Module):
 
     def __init__(self, model: config.ModelConfig) -> None:
         super().__init__()
-        quantizer = make_quantizer(model.linear)
+        linear = linear_maker(model)
         width, inner = model.hidden_size, model.feed_forward.intermediate_size
         self.activation = ACTIVATIONS[model.feed_forward.activation]
-        self.gate_proj = Linear(width, inner, quantizer) if model.feed_forward.gated else None
-        self.up_proj = Linear(width, inner, quantizer)
+        self.gate_proj = linear(width, inner) if model.feed_forward.gated else None
+        self.up_proj = linear(width, inner)
         self.ffn_sub_norm = make_norm(model.norm, inner) if model.norm.placement == "sub" else None
-        self.down_proj = Linear(inner, width, quantizer)
+        self.down_proj = linear(inner, width)
 
     def forward(self, x: Tensor) -> Tensor:
         """[B, T, D] to [B, T, D]."""

@@ -13,8 +13,8 @@ from smidgen.kernels.fp8_dispatch import ALIGNMENT, Backend, block_backend, tens
 from smidgen.kernels.fp8_linear import DelayedScale, block_linear, delayed_linear, tensorwise_linear
 from smidgen.kernels.fp8_tensorwise import E5M2, HISTORY_LENGTH, largest, quantize_dynamic
 from smidgen.kernels.ternary import straight_through
-from smidgen.model.decoder import VocabularyMatrix
 from smidgen.model.linear import BlockFP8, Linear, Quantizer, Ternary
+from smidgen.model.vocabulary import VocabularyMatrix
 
 Recipe = Literal["fp8_tensorwise", "fp8_delayed", "fp8_block"]
 RECIPES: tuple[Recipe, ...] = get_args(Recipe)

@@ -10,9 +10,19 @@ from smidgen.folders.architectures.fields import Fields, read_json
 from smidgen.folders.architectures.gemma import Gemma3
 from smidgen.folders.architectures.llama import Llama
 from smidgen.folders.architectures.own import REMOTE_FILES, Own
+from smidgen.folders.architectures.quantization import read_quantization, write_quantization
 from smidgen.runtime.errors import ConfigError, ModelFolderError
 
-__all__ = ["ARCHITECTURES", "REMOTE_FILES", "Architecture", "Fields", "architecture_of", "read_config", "read_json"]
+__all__ = [
+    "ARCHITECTURES",
+    "REMOTE_FILES",
+    "Architecture",
+    "Fields",
+    "architecture_of",
+    "read_config",
+    "read_json",
+    "write_config",
+]
 
 ARCHITECTURES: tuple[Architecture, ...] = (Llama(), Gemma3(), DeepseekV3(), BitNet(), Own())
 """In the order in which they are tried: the last describes every configuration."""
@@ -23,6 +33,16 @@ def architecture_of(config: ModelConfig) -> Architecture:
     return next(architecture for architecture in ARCHITECTURES if architecture.describes(config))
 
 
+def write_config(config: ModelConfig) -> Tree:
+    """The fields of config.json that describe a configuration, how its weights are stored included."""
+    architecture = architecture_of(config)
+    fields = architecture.write(config)
+    if config.quantization is None:
+        return fields
+    rounds_inputs = isinstance(architecture, Own) and config.rounds_activations
+    return fields | {"quantization_config": write_quantization(config, rounds_inputs)}
+
+
 def read_config(fields: Fields) -> ModelConfig:
     """The configuration of a config.json; raises ModelFolderError for a model we cannot run exactly."""
     known = {architecture.model_type: architecture for architecture in ARCHITECTURES}
@@ -30,6 +50,9 @@ def read_config(fields: Fields) -> ModelConfig:
     if model_type not in known:
         fields.refuse("model_type", f"Smidgen knows {', '.join(known)}; use a model of one of these")
     tree: Tree = known[model_type].read(fields)
+    quantization = read_quantization(fields, tied=tree.get("tie_word_embeddings", True))
+    if quantization is not None:
+        tree["quantization"] = quantization
     try:
         return validate(ModelConfig, tree)
     except ConfigError as error:

@@ -58,15 +58,15 @@ class BitNet(Architecture):
 
     @staticmethod
     def _is_ternary(fields: Fields) -> bool:
+        """Every quantised model of this class was trained with ternary weights, however they are stored."""
         quantization = fields.section("quantization_config")
         if quantization is None:
             return False
-        for name in ("quant_method", "linear_class", "quantization_mode"):
-            expected = ONLINE_QUANTIZATION[name]
-            if quantization.values.get(name) != expected:
-                quantization.refuse(
-                    name, f"Smidgen reads '{expected}', whose file holds the master weights; take that version"
-                )
-        quantization.must_be("use_rms_norm", (False,), base.NOT_IMPLEMENTED)
-        quantization.must_be("modules_to_not_convert", (["lm_head"],), "Smidgen rounds all linear layers but lm_head")
+        is_online = quantization.values.get("quantization_mode") == ONLINE_QUANTIZATION["quantization_mode"]
+        if quantization.values.get("quant_method") == "bitnet" and is_online:
+            quantization.must_be("linear_class", ("autobitlinear",), base.NOT_IMPLEMENTED)
+            quantization.must_be("use_rms_norm", (False,), base.NOT_IMPLEMENTED)
+            quantization.must_be(
+                "modules_to_not_convert", (["lm_head"],), "Smidgen rounds all linear layers but lm_head"
+            )
         return True

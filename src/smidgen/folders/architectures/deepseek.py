@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from smidgen.config import LatentAttention, ModelConfig
 from smidgen.folders.architectures import base
-from smidgen.folders.architectures.base import HIDDEN_ACT, NOT_IMPLEMENTED, Architecture, Tree
+from smidgen.folders.architectures.base import HIDDEN_ACT, Architecture, Tree
 from smidgen.folders.architectures.fields import Fields
 from smidgen.folders.architectures.rope import read_scaled_rope, read_yarn, write_rope
 from smidgen.model.attention import uses_yarn
@@ -55,7 +55,6 @@ class DeepseekV3(Architecture):
 
     def read(self, fields: Fields) -> Tree:
         tree = base.read_common(fields, tied_by_default=False, activation="hidden_act")
-        fields.must_be("quantization_config", (), NOT_IMPLEMENTED)
         fields.must_be("rope_interleave", (True,), "Smidgen reads interleaved rotary pairs only")
         num_heads = fields.integer("num_attention_heads")
         fields.must_be("num_key_value_heads", (num_heads,), f"latent attention has one for each of {num_heads} heads")

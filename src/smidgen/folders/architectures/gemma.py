@@ -62,7 +62,7 @@ class Gemma3(Architecture):
         }
 
     def read(self, fields: Fields) -> Tree:
-        for name in ("final_logit_softcapping", "attn_logit_softcapping", "quantization_config"):
+        for name in ("final_logit_softcapping", "attn_logit_softcapping"):
             fields.must_be(name, (), NOT_IMPLEMENTED)
         fields.must_be("use_bidirectional_attention", (False,), NOT_IMPLEMENTED)
         tree = base.read_common(fields, tied_by_default=True, activation="hidden_activation")

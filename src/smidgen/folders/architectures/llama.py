@@ -38,6 +38,5 @@ class Llama(Architecture):
 
     def read(self, fields: Fields) -> Tree:
         fields.must_be("mlp_bias", (False,), NOT_IMPLEMENTED)
-        fields.must_be("quantization_config", (), NOT_IMPLEMENTED)
         tree = base.read_common(fields, tied_by_default=False, activation="hidden_act")
         return {**tree, "attention": base.read_grouped_query(fields, read_rope(fields, 10_000.0))}

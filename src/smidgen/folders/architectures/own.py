@@ -21,7 +21,9 @@ class Own(Architecture):
 
     def write(self, config: ModelConfig) -> Tree:
         return {
-            **config.model_dump(mode="json"),
+            **config.model_dump(mode="json", exclude={"quantization"}),
+            # The modelling file then leaves weights as they are; inputs it rounds as ever.
+            "weights_are_rounded": config.quantization is not None,
             "auto_map": {
                 "AutoConfig": "configuration_smidgen.SmidgenConfig",
                 "AutoModel": "modeling_smidgen.SmidgenModel",
@@ -30,4 +32,6 @@ class Own(Architecture):
         }
 
     def read(self, fields: Fields) -> Tree:
-        return {name: fields.values[name] for name in ModelConfig.model_fields if name in fields}
+        return {
+            name: fields.values[name] for name in ModelConfig.model_fields if name in fields and name != "quantization"
+        }

@@ -1,6 +1,7 @@
 """The projections of a Smidgen decoder: dense, ternary (BitNet b1.58) or block FP8, rounded as they run.
 
-The weights in the file are the float32 masters; gradients pass through the rounding unchanged.
+The weights in the file are the float32 masters, or quantised (`weights_are_rounded`); gradients pass through the
+rounding unchanged.
 """
 
 from typing import Any
@@ -48,15 +49,18 @@ class SmidgenLinear(nn.Linear):
     def __init__(self, config: Any, in_features: int, out_features: int) -> None:
         super().__init__(in_features, out_features, bias=False)
         self.quantization = config.linear
+        self.weight_is_rounded = getattr(config, "weights_are_rounded", False)
 
     def forward(self, x: Tensor) -> Tensor:
         kind, weight = self.quantization["kind"], self.weight
         if kind == "ternary":
-            weight = straight_through(ternary_weight(weight), weight)
+            if not self.weight_is_rounded:
+                weight = straight_through(ternary_weight(weight), weight)
             if self.quantization["activation_bits"] is not None:
                 x = straight_through(int8_activation(x), x)
         elif kind == "fp8_block":
             power_of_two = self.quantization["power_of_two_scales"]
-            weight = straight_through(fp8_blocks(weight, 128, power_of_two), weight)
+            if not self.weight_is_rounded:
+                weight = straight_through(fp8_blocks(weight, 128, power_of_two), weight)
             x = straight_through(fp8_blocks(x, 1, power_of_two), x)
         return F.linear(x, weight)

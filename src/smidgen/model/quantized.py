@@ -1,0 +1,189 @@
+"""Projections, embedding and head whose weights are stored quantised (`model.quantization`): they run and do not train.
+
+Gradients pass to their input, so adapters can be trained on top of them; the weights are buffers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+import torch
+from torch import Tensor, nn
+
+from smidgen.config import BlockFP8Linear, ModelConfig, Quantization, VocabularyScheme
+from smidgen.kernels.fp8_fake import fake_fp8_activation, fake_fp8_tokens
+from smidgen.kernels.layouts import FP8Blocks, FP8Tensor, Int4Groups, Int8Rows, Layout, TernaryPacked
+from smidgen.kernels.ternary import fake_int8
+from smidgen.model.linear import Linear, Quantizer, make_quantizer
+from smidgen.model.vocabulary import VocabularyMatrix
+from smidgen.runtime.errors import ConfigError
+
+
+def linear_layout(model: ModelConfig) -> Layout:
+    """How the projections of a quantised model are stored."""
+    quantization = model.quantization
+    assert quantization is not None
+    match quantization.scheme:
+        case "int8":
+            return Int8Rows()
+        case "int4":
+            return Int4Groups(quantization.group_size, quantization.symmetric)
+        case "ternary":
+            return TernaryPacked()
+        case "fp8_block":
+            return FP8Blocks(isinstance(model.linear, BlockFP8Linear) and model.linear.power_of_two_scales)
+        case "fp8_tensor":
+            return FP8Tensor()
+
+
+def vocabulary_layout(quantization: Quantization, scheme: VocabularyScheme) -> Layout | None:
+    """How the embedding or the head is stored; None for floats."""
+    if scheme == "bf16":
+        return None
+    return Int8Rows() if scheme == "int8" else Int4Groups(quantization.group_size, quantization.symmetric)
+
+
+class RoundedInput(Quantizer):
+    """Rounds the input of a projection; the weight is stored rounded."""
+
+    def __init__(self, rounding: Callable[[Tensor], Tensor]) -> None:
+        self.rounding = rounding
+
+    def input(self, x: Tensor) -> Tensor:
+        return self.rounding(x)
+
+
+def input_quantizer(model: ModelConfig) -> Quantizer:
+    """How a quantised model rounds inputs of projections: as it was trained to, else as `activation_bits` says."""
+    quantization = model.quantization
+    assert quantization is not None
+    if model.rounds_activations:
+        trained = make_quantizer(model.linear)
+        return RoundedInput(trained.input)
+    if quantization.activation_bits == 16:
+        return Quantizer()
+    roundings = {"fp8_block": fake_fp8_activation, "fp8_tensor": fake_fp8_tokens}
+    return RoundedInput(roundings.get(quantization.scheme, fake_int8))
+
+
+_SCALES = (torch.float32, torch.bfloat16)
+
+
+class StoredMatrix(nn.Module):
+    """What quantised matrices have in common: the tensors of their layout, as buffers under the names of the files."""
+
+    layout: Layout
+    size: tuple[int, int]
+    """Rows and columns of the matrix."""
+    names: tuple[str, ...]
+    """Of the layout's tensors."""
+
+    def allocate(self, rows: int, columns: int, layout: Layout) -> None:
+        """Uninitialised tensors of the layout; they are filled by a file or by `fill`.
+
+        Raises ConfigError where the layout has no form for a matrix of this size.
+        """
+        misfit = layout.misfit(rows, columns)
+        if misfit is not None:
+            raise ConfigError(
+                f"model.quantization: a matrix of {rows}×{columns}: {misfit}; choose another scheme or group_size"
+            )
+        self.layout, self.size = layout, (rows, columns)
+        self.names = tuple(layout.specs(rows, columns))
+        for name, (shape, dtype) in layout.specs(rows, columns).items():
+            self.register_buffer(name, torch.empty(shape, dtype=dtype))
+
+    @property
+    def stored(self) -> dict[str, Tensor]:
+        """The tensors of the layout by name."""
+        return {name: self.get_buffer(name) for name in self.names}
+
+    def fill(self, tensors: Mapping[str, Tensor]) -> None:
+        """Take over all the tensors of the layout."""
+        assert tensors.keys() == set(self.names), f"{sorted(tensors)} are not {sorted(self.names)}"
+        for name, tensor in tensors.items():
+            self.take(name, tensor)
+
+    def take(self, name: str, tensor: Tensor) -> None:
+        """Take over one tensor of the layout; scales keep the float type that they come in."""
+        buffer = self.get_buffer(name)
+        assert buffer.numel() == tensor.numel(), f"{name}: {list(tensor.shape)} is not {list(buffer.shape)}"
+        if buffer.dtype in _SCALES:
+            setattr(self, name, tensor.detach().reshape(buffer.shape).to(buffer.device))
+        else:
+            buffer.copy_(tensor)
+
+
+class QuantizedLinear(StoredMatrix, Linear):
+    """`y = rounded(x) · Wᵀ` for a stored W [out_features, in_features]; the product runs in the dtype of `x`."""
+
+    def __init__(self, in_features: int, out_features: int, quantizer: Quantizer, layout: Layout) -> None:
+        nn.Module.__init__(self)
+        self.in_features, self.out_features, self.quantizer = in_features, out_features, quantizer
+        self.allocate(out_features, in_features, layout)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.quantizer.product(x, self.effective_weight(x.dtype))
+
+    def effective_weight(self, dtype: torch.dtype) -> Tensor:
+        return self.layout.dequantize(self.stored).to(dtype)
+
+    def extra_repr(self) -> str:
+        return f"{self.in_features}, {self.out_features}, {self.layout}"
+
+
+class QuantizedVocabulary(StoredMatrix, VocabularyMatrix):
+    """A stored embedding or head [V, D]; it has no padded rows."""
+
+    def __init__(self, model: ModelConfig, layout: Layout) -> None:
+        nn.Module.__init__(self)
+        self.allocate(model.vocab_size, model.hidden_size, layout)
+
+    def rows(self, ids: Tensor) -> Tensor:
+        return self.layout.dequantize_rows(self.stored, ids)
+
+    def effective_weight(self) -> Tensor:
+        return self.layout.dequantize(self.stored)
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return torch.float32
+
+    @property
+    def device(self) -> torch.device:
+        return self.get_buffer(self.names[0]).device
+
+
+def linear_maker(model: ModelConfig) -> Callable[[int, int], Linear]:
+    """Makes the projections of attention and feed-forward from `in_features` and `out_features`."""
+    if model.quantization is None:
+        quantizer = make_quantizer(model.linear)
+        return lambda in_features, out_features: Linear(in_features, out_features, quantizer)
+    quantizer, layout = input_quantizer(model), linear_layout(model)
+    return lambda in_features, out_features: QuantizedLinear(in_features, out_features, quantizer, layout)
+
+
+def make_embedding(model: ModelConfig) -> VocabularyMatrix:
+    """The embedding that the configuration describes."""
+    return _vocabulary(model, None if model.quantization is None else model.quantization.embedding)
+
+
+def make_head(model: ModelConfig) -> VocabularyMatrix:
+    """The untied head that the configuration describes."""
+    return _vocabulary(model, None if model.quantization is None else model.quantization.head)
+
+
+def _vocabulary(model: ModelConfig, scheme: VocabularyScheme | None) -> VocabularyMatrix:
+    layout = None
+    if model.quantization is not None and scheme is not None:
+        layout = vocabulary_layout(model.quantization, scheme)
+    return VocabularyMatrix(model) if layout is None else QuantizedVocabulary(model, layout)
+
+
+def refuse_training(model: ModelConfig, name: str) -> None:
+    """Raise ConfigError where the model of `name` is quantised: its integers have no gradients."""
+    if model.quantization is not None:
+        raise ConfigError(
+            f"{name}: model.quantization.scheme = {model.quantization.scheme}: a quantised model is not trained; train "
+            "the model it was made from and quantise the result with 'smidgen quantize'"
+        )

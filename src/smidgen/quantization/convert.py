@@ -1,0 +1,85 @@
+"""A decoder of floats becomes one of stored matrices: every projection, embedding and head by its layout."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from smidgen.config import ModelConfig, Quantization, validate
+from smidgen.kernels.layouts import FP8Blocks, Layout, TernaryPacked
+from smidgen.model import Decoder
+from smidgen.model.linear import BlockFP8, Linear
+from smidgen.model.quantized import QuantizedLinear, QuantizedVocabulary, linear_layout
+from smidgen.model.vocabulary import VocabularyMatrix
+from smidgen.runtime.errors import ConfigError
+
+Rounding = Callable[[str, Tensor, Layout], dict[str, Tensor]]
+"""The stored form of the projection of a name, from its float32 weight."""
+
+
+def round_to_nearest(name: str, weight: Tensor, layout: Layout) -> dict[str, Tensor]:
+    """Each weight by itself."""
+    return layout.quantize(weight)
+
+
+def quantized_config(config: ModelConfig, quantization: Quantization) -> ModelConfig:
+    """`config` with its weights stored as `quantization` says.
+
+    Raises ConfigError when they are stored so already, or when model and scheme do not fit.
+    """
+    if config.quantization is not None:
+        raise ConfigError(
+            f"model.quantization.scheme = {config.quantization.scheme}: quantised already; name the model it comes from"
+        )
+    return validate(ModelConfig, config.model_dump() | {"quantization": quantization.model_dump()})
+
+
+@torch.no_grad()
+def quantize(model: Decoder, quantization: Quantization, rounding: Rounding = round_to_nearest) -> Decoder:
+    """A quantised copy of `model`, on its device; `rounding` makes the integers of the projections.
+
+    Embedding and head are rounded to nearest. What stays float is rounded to bfloat16, as its folder will hold it.
+    Raises ConfigError when model and scheme do not fit, naming the matrix.
+    """
+    config = quantized_config(model.config, quantization)
+    check_sizes(model, config)
+    result = Decoder(config).to(next(model.parameters()).device)
+    modules = dict(model.named_modules())
+    for name, target in result.named_modules():
+        source = modules[name]
+        if isinstance(target, QuantizedLinear):
+            assert isinstance(source, Linear)
+            target.fill(rounding(name, projection_weight(source, target.layout), target.layout))
+        elif isinstance(target, QuantizedVocabulary):
+            assert isinstance(source, VocabularyMatrix)
+            target.fill(target.layout.quantize(source.effective_weight()[: config.vocab_size]))
+        else:
+            for parameter, original in zip(target.parameters(False), source.parameters(False), strict=True):
+                parameter.copy_(original.to(torch.bfloat16))
+    result.compute_dtype = model.compute_dtype
+    return result.eval()
+
+
+def projection_weight(linear: Linear, layout: Layout) -> Tensor:
+    """The weight that is rounded, float32 [out, in]: what the product uses, or the master where the layout's rounding
+    is the model's own, whose scales are those of the master."""
+    is_own_rounding = isinstance(layout, TernaryPacked) or (
+        isinstance(layout, FP8Blocks) and isinstance(linear.quantizer, BlockFP8)
+    )
+    if is_own_rounding:
+        return linear.weight.detach().float()
+    return linear.effective_weight(torch.float32)
+
+
+def check_sizes(model: Decoder, config: ModelConfig) -> None:
+    """Raise ConfigError naming the first projection that the configured layout has no form for."""
+    layout = linear_layout(config)
+    for name, module in model.named_modules():
+        if isinstance(module, Linear):
+            misfit = layout.misfit(module.out_features, module.in_features)
+            if misfit is not None:
+                assert config.quantization is not None
+                scheme = config.quantization.scheme
+                raise ConfigError(f"{name}: {misfit}, which {scheme} needs; use a smaller group size or another scheme")
