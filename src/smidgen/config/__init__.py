@@ -10,6 +10,7 @@ from smidgen.config.loading import (
     preset_names,
     validate,
 )
+from smidgen.config.lora import Lora
 from smidgen.config.model import (
     BlockFP8Linear,
     DenseLinear,
@@ -55,6 +56,7 @@ __all__ = [
     "LatentAttention",
     "LayerType",
     "Lion",
+    "Lora",
     "ModelConfig",
     "Muon",
     "Norm",

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 
 from smidgen.config import Config, ModelConfig, load_config
+from smidgen.folders.adapter import base_of, is_adapter_folder
 from smidgen.folders.model_folder import load_folder, read_model_config
 from smidgen.folders.resolve import resolve
 from smidgen.model import Decoder
@@ -38,8 +39,8 @@ def build(
 def load(model: str | Path, device: str | torch.device = "cpu") -> Decoder:
     """The model that MODEL names: float32, eval mode, on `device`. A preset gets random weights (seed 0).
 
-    MODEL is a preset, a model folder, a checkpoint, a run folder (its best checkpoint, else its last) or a Hugging
-    Face folder of an architecture we know. Raises ModelFolderError in one line otherwise.
+    MODEL is a preset, a model folder, a checkpoint, a run folder (its best checkpoint, else its last), a Hugging Face
+    folder of an architecture we know, or an adapter folder in PEFT's format, whose base is loaded with it. Raises ModelFolderError in one line otherwise.
     """
     source = resolve(model)
     if source.folder is None:
@@ -64,4 +65,7 @@ def load_tokenizer(model: str | Path) -> Tokenizer:
         raise ModelFolderError(
             f"{source.preset}: a preset has no tokenizer; name a trained model, or train one with 'smidgen tokenizer'"
         )
-    return load_tokenizer_files(source.folder)
+    folder = source.folder
+    if is_adapter_folder(folder) and not (folder / "tokenizer_config.json").is_file():
+        folder = base_of(folder)
+    return load_tokenizer_files(folder)

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 
 from smidgen.config import ModelConfig, dump_config, load_model_config
+from smidgen.folders.adapter import base_of, is_adapter_folder, load_adapter, save_adapter
 from smidgen.folders.architectures import REMOTE_FILES, Fields, architecture_of, read_config, read_json, write_config
 from smidgen.folders.architectures.base import Tree
 from smidgen.folders.architectures.quantization import scales_divide
@@ -37,14 +38,19 @@ def save(model: Decoder, folder: str | Path, tokenizer: Tokenizer | None = None)
     not at all. Saving over a model folder replaces the model; its other files stay, the tokenizer's too where
     `tokenizer` is None. Raises ModelFolderError when the folder holds something else, or when the tokenizer has ids
     that the model lacks.
+    A model with adapters becomes an adapter folder in PEFT's format (see folders/adapter.py).
     """
     target = Path(folder).resolve()
-    _check_target(target)
+    if model.adapter is None:
+        _check_target(target)
     if tokenizer is not None and tokenizer.vocab_size > model.config.vocab_size:
         raise ModelFolderError(
             f"{target}: the tokenizer has {tokenizer.vocab_size} ids, the model vocab_size {model.config.vocab_size}; "
             "save it with the tokenizer it was trained with"
         )
+    if model.adapter is not None:
+        save_adapter(model, target, tokenizer)
+        return Path(folder)
     target.parent.mkdir(parents=True, exist_ok=True)
     staged = target.with_name(f".writing-{target.name}-{os.getpid()}")
     shutil.rmtree(staged, ignore_errors=True)
@@ -62,10 +68,13 @@ def save(model: Decoder, folder: str | Path, tokenizer: Tokenizer | None = None)
 
 
 def load_folder(folder: Path, device: str | torch.device = "cpu") -> Decoder:
-    """The model in a model folder or Hugging Face folder: float32, eval mode.
+    """The model in a model folder or Hugging Face folder, or in an adapter folder with its base: float32, eval mode.
 
     Raises ModelFolderError when a file is missing or damaged, or the model is of a kind we do not implement.
     """
+    if is_adapter_folder(folder):
+        base = base_of(folder)
+        return load_adapter(load_folder(base, device), folder, base)
     decoder = read_weights(read_model_config(folder), folder)
     if scales_divide(Fields(read_json(folder / CONFIG), str(folder / CONFIG))):
         for module in decoder.modules():
@@ -80,6 +89,8 @@ def read_model_config(folder: Path) -> ModelConfig:
     `smidgen.yaml` is complete where config.json is not (initialisation, cache mode, padding), so it is preferred; but
     the two must describe the same model, or transformers and Smidgen would answer differently.
     """
+    if is_adapter_folder(folder):
+        return read_model_config(base_of(folder))
     fields = Fields(read_json(folder / CONFIG), str(folder / CONFIG))
     config = read_config(fields)
     if not (folder / SECTION).is_file():

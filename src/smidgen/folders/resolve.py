@@ -12,6 +12,10 @@ from smidgen.folders.run import best_checkpoint, is_run_folder, verify_checkpoin
 from smidgen.runtime.errors import ModelFolderError
 
 
+ADAPTER_CONFIG = "adapter_config.json"
+"""What an adapter folder in PEFT's format has in place of config.json."""
+
+
 @dataclass(frozen=True, slots=True)
 class ModelSource:
     """Where a model comes from: one of the two is set."""
@@ -19,7 +23,7 @@ class ModelSource:
     preset: str | None = None
     """Name of a preset: random weights."""
     folder: Path | None = None
-    """A model folder, with config.json and weights."""
+    """A model folder, with config.json and weights; or an adapter folder, which names the model folder it adds to."""
 
 
 def resolve(model: str | Path) -> ModelSource:
@@ -34,7 +38,7 @@ def resolve(model: str | Path) -> ModelSource:
         raise ModelFolderError(f"{path}: is a file; name the folder of the model")
     if not path.is_dir():
         raise ModelFolderError(f"{model}: neither a preset nor a folder; {_suggestion(model)}")
-    if (path / "config.json").is_file():
+    if (path / ADAPTER_CONFIG).is_file() or (path / "config.json").is_file():
         return ModelSource(folder=path)
     if (path / "manifest.json").is_file():
         verify_checkpoint(path, part="model/")

@@ -77,7 +77,7 @@ def read_weights(config: ModelConfig, folder: Path) -> Decoder:
     return decoder
 
 
-class _TensorFile:
+class TensorFile:
     """An open safetensors file."""
 
     def __init__(self, path: Path, stack: ExitStack) -> None:
@@ -95,10 +95,10 @@ class _TensorFile:
             raise ModelFolderError(f"{self.path}: tensor '{name}' cannot be read: {error}") from None
 
 
-def _open_tensors(folder: Path, stack: ExitStack) -> dict[str, _TensorFile]:
+def _open_tensors(folder: Path, stack: ExitStack) -> dict[str, TensorFile]:
     """The file of each tensor of a folder, by the tensor's name."""
     if (folder / WEIGHTS).is_file():
-        file = _TensorFile(folder / WEIGHTS, stack)
+        file = TensorFile(folder / WEIGHTS, stack)
         return dict.fromkeys(file.names, file)
     if not (folder / INDEX).is_file():
         pickled = any(folder.glob("*.bin")) or any(folder.glob("*.pt")) or any(folder.glob("*.pth"))
@@ -115,14 +115,14 @@ def _open_tensors(folder: Path, stack: ExitStack) -> dict[str, _TensorFile]:
     for name in sorted(set(weight_map.values())):
         if Path(name).name != name:
             raise ModelFolderError(f"{folder / INDEX}: weight_map names '{name}': a file of this folder is needed")
-        files[name] = _TensorFile(folder / name, stack)
+        files[name] = TensorFile(folder / name, stack)
     for tensor, name in weight_map.items():
         if tensor not in files[name].names:
             raise ModelFolderError(f"{folder / name}: tensor '{tensor}' is missing, though {INDEX} names this file")
     return {tensor: files[name] for tensor, name in weight_map.items()}
 
 
-def _check_names(found: dict[str, _TensorFile], expected: dict[str, Tensor], folder: Path, *, is_tied: bool) -> None:
+def _check_names(found: dict[str, TensorFile], expected: dict[str, Tensor], folder: Path, *, is_tied: bool) -> None:
     missing = sorted(expected.keys() - found.keys())
     if missing:
         raise ModelFolderError(
@@ -145,7 +145,7 @@ def _check_names(found: dict[str, _TensorFile], expected: dict[str, Tensor], fol
         )
 
 
-def _check_tensor(file: _TensorFile, name: str, weight: Tensor) -> None:
+def _check_tensor(file: TensorFile, name: str, weight: Tensor) -> None:
     stored = file.handle.get_slice(name)
     shape, dtype = list(stored.get_shape()), stored.get_dtype()
     if shape != list(weight.shape) and not (shape == [] and list(weight.shape) == [1]):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.nn.functional as F
@@ -21,6 +21,9 @@ from smidgen.model.initialization import initialize
 from smidgen.model.norm import make_norm
 from smidgen.model.quantized import make_embedding, make_head, refuse_training
 from smidgen.model.rope import rotation
+
+if TYPE_CHECKING:
+    from smidgen.model.lora import Adapter
 
 
 class Layer(nn.Module):
@@ -87,6 +90,7 @@ class Decoder(nn.Module):
         self.config = model
         self.compute_dtype: torch.dtype | None = None
         self.dropout = 0.0
+        self.adapter: Adapter | None = None
         self.model = Trunk(model)
         if not model.tie_word_embeddings:
             self.lm_head = make_head(model)

@@ -51,16 +51,18 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
             loss, grad_logits = loss_and_gradient(hidden[rows] @ weight.T, labels[rows])
             total += loss
             grad_hidden[rows] = grad_logits @ weight
-            part = (grad_logits.T @ hidden[rows]).to(head_weight.dtype)
-            grad_weight = part if grad_weight is None else grad_weight.add_(part)
+            if ctx.needs_input_grad[1]:
+                part = (grad_logits.T @ hidden[rows]).to(head_weight.dtype)
+                grad_weight = part if grad_weight is None else grad_weight.add_(part)
         ctx.save_for_backward(grad_hidden, grad_weight)
         return total
 
     @staticmethod
     @torch.autograd.function.once_differentiable
-    def backward(ctx: Any, grad_total: Tensor) -> tuple[Tensor, Tensor, None]:
+    def backward(ctx: Any, grad_total: Tensor) -> tuple[Tensor, Tensor | None, None]:
         grad_hidden, grad_weight = ctx.saved_tensors
-        return grad_hidden * grad_total.to(grad_hidden.dtype), grad_weight * grad_total, None
+        of_weight = None if grad_weight is None else grad_weight * grad_total
+        return grad_hidden * grad_total.to(grad_hidden.dtype), of_weight, None
 
 
 def _loss(logits: Tensor, labels: Tensor) -> Tensor:

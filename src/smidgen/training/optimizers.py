@@ -23,7 +23,7 @@ def make_optimizer(model: nn.Module, config: settings.Optimizer) -> torch.optim.
 
     A weight that two modules share is there once. The groups' `lr` and `weight_decay` are set by `set_rates`.
     """
-    parameters = {name: p for name, p in model.named_parameters() if p.requires_grad}
+    parameters = _trained(model)
     matrices: list[nn.Parameter] = []
     if isinstance(config, settings.Muon):
         matrices = [p for name, p in parameters.items() if p.dim() == 2 and not name.endswith(_VOCABULARY_MATRICES)]
@@ -94,7 +94,7 @@ def average_and_clip(parameters: Iterable[nn.Parameter], weight: Tensor, max_nor
 def optimizer_tensors(optimizer: torch.optim.Optimizer, model: nn.Module) -> dict[str, Tensor]:
     """The optimiser's state as `"<parameter>.<key>"` → tensor."""
     tensors: dict[str, Tensor] = {}
-    for name, parameter in model.named_parameters():
+    for name, parameter in _trained(model).items():
         for key, value in optimizer.state[parameter].items():
             assert isinstance(value, Tensor), f"the optimiser keeps {key} as {type(value).__name__}"
             tensors[f"{name}.{key}"] = value
@@ -106,7 +106,7 @@ def load_optimizer_tensors(optimizer: torch.optim.Optimizer, model: nn.Module, t
 
     What schedule-free's `eval` had laid aside goes back into the model.
     """
-    parameters = dict(model.named_parameters())
+    parameters = _trained(model)
     for full_name, value in tensors.items():
         name, _, key = full_name.rpartition(".")
         parameter = parameters.get(name)
@@ -120,3 +120,7 @@ def load_optimizer_tensors(optimizer: torch.optim.Optimizer, model: nn.Module, t
         raise TrainingError(f"optimiser state of {missing[0]}: missing; the checkpoint belongs to another model")
     if isinstance(optimizer, ScheduleFreeAdamW):
         optimizer.train()
+
+
+def _trained(model: nn.Module) -> dict[str, nn.Parameter]:
+    return {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}

@@ -32,7 +32,7 @@ class Copy:
 
     @property
     def nbytes(self) -> int:
-        return sum(p.nbytes for p in self.model.parameters()) + self.state.nbytes
+        return sum(p.nbytes for p in self.model.parameters() if not p.is_meta) + self.state.nbytes
 
 
 @dataclass(frozen=True, slots=True)

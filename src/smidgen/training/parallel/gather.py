@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from smidgen.model import Decoder
+from smidgen.model.lora import adapter_tensors, skeleton_with_adapters
 from smidgen.training.parallel.ranks import Ranks
 
 if TYPE_CHECKING:
@@ -62,12 +63,19 @@ def whole_on_main(tensors: Mapping[str, Tensor], ranks: Ranks) -> dict[str, Tens
 
 
 def whole_copy(model: Decoder, ranks: Ranks) -> Decoder | None:
-    """The model whole on the CPU, in memory of its own, for the main rank; None on the others, which must call it."""
-    tensors = whole_on_main(dict(model.named_parameters()), ranks)
+    """The model whole on the CPU, in memory of its own, for the main rank; None on the others, which must call it.
+
+    Of a model with adapters only those are copied: the frozen rest is on the meta device.
+    """
+    if model.adapter is not None:
+        copy = skeleton_with_adapters(model)
+        tensors = whole_on_main(adapter_tensors(model), ranks)
+    else:
+        copy = Decoder(model.config)
+        tensors = whole_on_main(dict(model.named_parameters()), ranks)
     if not ranks.is_main:
         return None
-    copy = Decoder(model.config)
-    copy.load_state_dict(tensors, assign=True)
+    copy.load_state_dict(tensors, strict=model.adapter is None, assign=True)
     copy.compute_dtype = model.compute_dtype
     return copy.train(model.training)
 
