@@ -117,9 +117,9 @@ def test_an_adapter_never_meets_another_base(saved: Callable[[str], Path], tmp_p
 @pytest.mark.parametrize(
     ("field", "value", "message"),
     [
-        ("peft_type", "LOHA", "peft_type = \"LOHA\": Smidgen implements LoRA"),
+        ("peft_type", "LOHA", 'peft_type = "LOHA": Smidgen implements LoRA'),
         ("use_dora", True, "use_dora = true: Smidgen implements plain LoRA"),
-        ("bias", "all", "bias = \"all\""),
+        ("bias", "all", 'bias = "all"'),
         ("r", 0, "rank = 0"),
         ("base_model_name_or_path", "someone/model", "base_model_name_or_path = someone/model: no such folder"),
         ("base_model_name_or_path", None, "base_model_name_or_path = null"),

@@ -70,3 +70,33 @@ def test_data_of_another_tokenizer_is_refused(base: Path, tmp_path: Path) -> Non
     prepare([tmp_path / "dogs.txt"], tmp_path / "dogs", TokenizerConfig(vocab_size=290), split_documents="line")
     with pytest.raises(DataError, match="was prepared with another tokenizer"):
         pretrain(continued(base, **{"data.path": str(tmp_path / "dogs")}), tmp_path / "run")
+
+
+def test_an_adapter_run_stops_and_goes_on_to_the_bit(
+    base: Path, tmp_path: Path, stop_at: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    fields = {**TRAINING, "tuning.base": str(base), "data.path": str(tmp_path / "cats")}
+    fields |= {"tuning.lora.rank": 2, "tuning.lora.dropout": 0.2, "training.lr": 0.02}
+    config = load_training_config("elite-tiny", fields)
+    with caplog.at_level("INFO"):
+        pretrain(config, tmp_path / "whole")
+    assert "tuning.lora trains 2048 of 30880 parameters (6.63 %)" in caplog.text
+    pretrain(config, tmp_path / "parts", stop_at(3))
+    again = load_training_config(tmp_path / "parts")
+    pretrain(again, tmp_path / "parts")
+    whole, parts = smidgen.load(tmp_path / "whole" / "last"), smidgen.load(tmp_path / "parts" / "last")
+    assert (tmp_path / "parts" / "last" / "model" / "adapter_model.safetensors").is_file()
+    frozen = smidgen.load(base).state_dict()
+    for name, weight in whole.state_dict().items():
+        assert torch.equal(weight, parts.state_dict()[name]), name
+        own_name = name.replace(".base_layer", "")
+        assert ".lora_" in name or torch.equal(weight, frozen[own_name])
+    assert any(weight.abs().max() > 0 for name, weight in whole.state_dict().items() if "lora_B" in name)
+
+
+def test_an_adapter_on_an_adapter_is_refused(base: Path, tmp_path: Path) -> None:
+    fields = {**TRAINING, "tuning.base": str(base), "data.path": str(tmp_path / "cats"), "tuning.lora.rank": 2}
+    pretrain(load_training_config("elite-tiny", fields), tmp_path / "first")
+    second = load_training_config("elite-tiny", {**fields, "tuning.base": str(tmp_path / "first")})
+    with pytest.raises(ConfigError, match="is an adapter; merge it first with 'smidgen merge --lora"):
+        pretrain(second, tmp_path / "second")

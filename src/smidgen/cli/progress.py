@@ -189,6 +189,9 @@ def header(plan: Plan) -> list[str]:
         f"steps   {plan.total_steps:,} of {sequences} × {seq_len} tokens: {total} tokens, {epochs:.3g} epochs",
         f"run     {plan.run}",
     ]
+    if plan.num_trained is not None:
+        share = plan.num_trained / (plan.num_parameters + plan.num_trained)
+        lines.insert(1, f"lora    {plan.num_trained:,} parameters are trained, {share:.2%} of all; the rest is frozen")
     conversion = plan.conversion
     if conversion.recipe is not None:
         kept = ", ".join(sorted({f"{name.rsplit('.', 1)[-1]} ({reason})" for name, reason in conversion.kept}))

@@ -6,6 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, PositiveFloat, model_validator
 
+from smidgen.config.lora import Lora
 from smidgen.config.parts import Part, impossible
 
 
@@ -44,6 +45,8 @@ class TuningConfig(Part):
     """MODEL that the training begins with: a model folder, a run, a checkpoint or a Hugging Face folder."""
     objective: TuningObjective = LanguageModeling()
     """What is minimised: language_modeling (pretraining goes on), sft or dpo."""
+    lora: Lora | None = None
+    """Train a low-rank adapter beside the frozen base; null trains every weight. Any of its fields turns it on."""
     chat_template: str | None = None
     """chatml, llama2, gemma, deepseek, or a file of Jinja2. Left out: the base's own, else chatml."""
 
@@ -52,6 +55,8 @@ class TuningConfig(Part):
         kind = self.objective.kind
         if self.base is None and kind != "language_modeling":
             raise impossible("base", None, f"objective.kind {kind} goes on from a model; name it")
+        if self.base is None and self.lora is not None:
+            raise impossible("base", None, "tuning.lora trains an adapter beside a model; name it")
         if self.chat_template is not None and kind == "language_modeling":
             raise impossible(
                 "chat_template", self.chat_template, "belongs to conversations; remove it or choose objective.kind sft"

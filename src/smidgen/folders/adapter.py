@@ -107,7 +107,8 @@ def save_adapter(model: Decoder, folder: Path, tokenizer: Tokenizer | None) -> N
         fields = _fields(adapter, [name for name, _ in adapters(model)], _projections(model))
         (staged / ADAPTER_CONFIG).write_text(json.dumps(fields, indent=2) + "\n", encoding="utf-8")
         tensors = {
-            _PREFIX + name: weight.detach().float().contiguous().cpu() for name, weight in adapter_tensors(model).items()
+            _PREFIX + name: weight.detach().float().contiguous().cpu()
+            for name, weight in adapter_tensors(model).items()
         }
         metadata = {"format": "pt"}
         if adapter.base_digest is not None:

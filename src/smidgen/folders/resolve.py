@@ -11,7 +11,6 @@ from smidgen.config import preset_names
 from smidgen.folders.run import best_checkpoint, is_run_folder, verify_checkpoint
 from smidgen.runtime.errors import ModelFolderError
 
-
 ADAPTER_CONFIG = "adapter_config.json"
 """What an adapter folder in PEFT's format has in place of config.json."""
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -9,9 +10,14 @@ from typing import Any
 from smidgen.config import Config, override_tree, preset_names, validate
 from smidgen.config.loading import merge, read_tree
 from smidgen.folders import load, model_config
+from smidgen.folders import resolve as find_folder
+from smidgen.folders.adapter import name_base
 from smidgen.folders.run import is_run_folder
 from smidgen.model import Decoder
+from smidgen.model.lora import add_lora, trainable_share
 from smidgen.runtime.errors import ConfigError
+
+logger = logging.getLogger(__name__)
 
 Tree = dict[str, Any]
 
@@ -49,7 +55,21 @@ def starting_model(config: Config) -> Decoder:
     model = load(base)
     if model.config != config.model:
         raise ConfigError(f"model: is not the model section of tuning.base = {base}; leave it out")
-    return model
+    return model if config.tuning.lora is None else _with_adapters(model, config)
+
+
+def _with_adapters(model: Decoder, config: Config) -> Decoder:
+    """The base frozen, with the adapters of `tuning.lora`."""
+    base, settings = config.tuning.base, config.tuning.lora
+    assert base is not None
+    assert settings is not None
+    if model.adapter is not None:
+        raise ConfigError(f"tuning.base = {base}: is an adapter; merge it first with 'smidgen merge --lora {base}'")
+    add_lora(model, settings, config.training.seed)
+    trained, total = trainable_share(model)
+    logger.info("tuning.lora trains %d of %d parameters (%.2f %%)", trained, total, 100 * trained / total)
+    folder = find_folder(base).folder
+    return model if folder is None else name_base(model, folder)
 
 
 def _is_configuration(source: str | Path) -> bool:

@@ -38,6 +38,8 @@ class Plan:
     """Fields that changed since the run last wrote its configuration."""
     conversion: Conversion = field(default_factory=Conversion)
     """Which layers multiply in FP8."""
+    num_trained: int | None = None
+    """Parameters of the adapters, where only those are trained."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,6 +12,7 @@ from smidgen.config import Config, dump_config
 from smidgen.folders.atomic import write_text
 from smidgen.folders.run import Retention, RunFolder
 from smidgen.model import Decoder, count_parameters, flops_per_token
+from smidgen.model.lora import trainable_share
 from smidgen.runtime.errors import TrainingError
 from smidgen.training.averaging import Averaging, restore_averaging, weights_to_keep
 from smidgen.training.compiling import compile_training, first_pass
@@ -138,6 +139,7 @@ class Trainer:
                 first_step=self.state.step,
                 changes=origin.changes,
                 conversion=conversion,
+                num_trained=None if self.model.adapter is None else trainable_share(self.model)[0],
             )
         )
         self.reporter = Reporter(self.state, workload, self.metrics, observer)
