@@ -11,11 +11,12 @@ import pytest
 import torch
 
 import smidgen
-from smidgen.config import Lora
+from smidgen.config import Lora, Quantization
 from smidgen.folders import model_config
 from smidgen.folders.adapter import name_base
 from smidgen.model import Decoder
 from smidgen.model.lora import adapter_tensors, adapters, add_lora
+from smidgen.quantization import quantize
 from smidgen.runtime.errors import ConfigError, ModelFolderError
 
 peft = pytest.importorskip("peft")
@@ -162,3 +163,25 @@ def test_an_adapter_answers_alike_with_and_without_cache(
         cache = fast.new_cache(2)
         pieces = [fast(part, cache=cache) for part in (IDS[:, :5], IDS[:, 5:6], IDS[:, 6:])]
     torch.testing.assert_close(torch.cat(pieces, 1), whole, atol=1e-6, rtol=1e-6)
+
+
+@pytest.mark.parametrize("scheme", ["int8", "int4"])
+def test_an_adapter_on_a_quantised_base_is_one_on_its_values(
+    scheme: Any, saved: Callable[[str], Path], tmp_path: Path
+) -> None:
+    base = tmp_path / "quantised"
+    dense = smidgen.load(saved("elite-tiny"))
+    smidgen.save(quantize(dense, Quantization(scheme=scheme)), base)
+    model = with_adapters(base, Lora(rank=4, alpha=8.0))
+    smidgen.save(model, tmp_path / "adapter")
+    again = smidgen.load(tmp_path / "adapter")
+    assert torch.equal(again(IDS), model(IDS))
+    for name, module in adapters(again):
+        dense.get_submodule(name).weight.data = module.effective_weight(torch.float32)
+    for name, parameter in dense.named_parameters():
+        if name in dict(again.named_parameters()):
+            parameter.data = dict(again.named_parameters())[name].data
+    with torch.no_grad():
+        torch.testing.assert_close(model(IDS), dense(IDS), atol=1e-5, rtol=1e-4)
+    model(IDS).sum().backward()
+    assert all(weight.grad is not None for weight in adapter_tensors(model).values())

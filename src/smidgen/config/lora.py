@@ -22,7 +22,7 @@ class Lora(Part):
     dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
     """Probability, on the adapter's input, in training only."""
     targets: Annotated[tuple[str, ...], Strict(False), Field(min_length=1)] = ("all",)
-    """Projections that get an adapter: their names (q_proj), patterns of whole names (model.layers.1?.mlp.*), or all."""
+    """Which projections get one: by name (q_proj), by a pattern of whole names (model.layers.1?.mlp.*), or all."""
     rslora: bool = False
     """Multiply by alpha / √rank instead, which keeps the size of steps the same at every rank (Kalajdzievski, 2023)."""
 

@@ -40,7 +40,8 @@ def load(model: str | Path, device: str | torch.device = "cpu") -> Decoder:
     """The model that MODEL names: float32, eval mode, on `device`. A preset gets random weights (seed 0).
 
     MODEL is a preset, a model folder, a checkpoint, a run folder (its best checkpoint, else its last), a Hugging Face
-    folder of an architecture we know, or an adapter folder in PEFT's format, whose base is loaded with it. Raises ModelFolderError in one line otherwise.
+    folder of an architecture we know, or an adapter folder in PEFT's format, whose base is loaded with it.
+    Raises ModelFolderError in one line otherwise.
     """
     source = resolve(model)
     if source.folder is None:

@@ -157,7 +157,7 @@ def _check_tensor(file: TensorFile, name: str, weight: Tensor) -> None:
         raise ModelFolderError(f"{file.path}: tensor '{name}' has type {dtype}; {_one_of(needed)} is needed")
 
 
-def _check_values(file: _TensorFile, name: str, tensor: Tensor, matrix: StoredMatrix) -> None:
+def _check_values(file: TensorFile, name: str, tensor: Tensor, matrix: StoredMatrix) -> None:
     """Refuse stored values that no quantiser writes: the product would be wrong without a word."""
     problem = None
     if name.endswith(".weight_shape"):

@@ -129,7 +129,7 @@ def attach(model: Decoder, names: list[str], adapter: Adapter) -> None:
     """Wrap the named projections, in place, with adapters of zeros, and freeze everything else."""
     assert model.adapter is None, "the model has adapters already"
     model.requires_grad_(False)
-    device = model.model.embed_tokens.weight.device
+    device = model.model.embed_tokens.device
     for name in names:
         parent, _, last = name.rpartition(".")
         wrapped = LoraLinear(

@@ -15,6 +15,7 @@ from smidgen.folders.adapter import name_base
 from smidgen.folders.run import is_run_folder
 from smidgen.model import Decoder
 from smidgen.model.lora import add_lora, trainable_share
+from smidgen.model.quantized import refuse_training
 from smidgen.runtime.errors import ConfigError
 
 logger = logging.getLogger(__name__)
@@ -55,7 +56,12 @@ def starting_model(config: Config) -> Decoder:
     model = load(base)
     if model.config != config.model:
         raise ConfigError(f"model: is not the model section of tuning.base = {base}; leave it out")
-    return model if config.tuning.lora is None else _with_adapters(model, config)
+    if config.tuning.lora is not None:
+        return _with_adapters(model, config)
+    if model.adapter is not None:
+        raise ConfigError(f"tuning.base = {base}: is an adapter; merge it first with 'smidgen merge --lora {base}'")
+    refuse_training(model.config, f"tuning.base = {base}")
+    return model
 
 
 def _with_adapters(model: Decoder, config: Config) -> Decoder:
