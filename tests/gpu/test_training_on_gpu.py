@@ -49,6 +49,7 @@ def test_a_resumed_run_ends_with_the_same_weights(
     fields = {
         "data.path": str(dataset),
         "training.device": "cuda",
+        "training.deterministic": True,
         "training.precision": precision,
         "training.compile": compiled,
         "training.dropout": dropout,

@@ -84,6 +84,9 @@ class TrainingConfig(Part):
     """Steps between lines of metrics.jsonl."""
     seed: NonNegativeInt = 1337
     """Of the starting weights, the order of the data, and dropout."""
+    deterministic: bool = False
+    """On a GPU: only kernels that give the same bits for the same input, so that a resumed run ends with the weights of
+    one that was never stopped, to the bit; slower. On a CPU that holds always."""
     activation_checkpointing: ActivationCheckpointing = "none"
     """What layers keep for the backward pass. none: everything. selective: results of projections and attention, the
     rest is computed again. full: the layer's input; the whole layer is computed twice."""

@@ -47,6 +47,15 @@ def block_mask(length: int, window: int | None, document_ids: Tensor | None, dev
 
     Blocks are judged by the smallest and largest document in them, so nothing of the size T² is ever made.
     """
+    return _windowed(length, window, device) if document_ids is None else _made(length, window, document_ids, device)
+
+
+@functools.lru_cache(maxsize=16)
+def _windowed(length: int, window: int | None, device: torch.device) -> BlockMask:
+    return _made(length, window, None, device)
+
+
+def _made(length: int, window: int | None, document_ids: Tensor | None, device: torch.device) -> BlockMask:
     from torch.nn.attention.flex_attention import BlockMask
 
     count = -(-length // BLOCK)

@@ -11,8 +11,8 @@ from smidgen.kernels.cross_entropy import IGNORED, loss_and_gradient, runs_in_pl
 
 LOGITS_IN_MEMORY = 2**24
 """Logits computed at once: 64 MiB in float32."""
-LOGITS_ON_GPU = 2**28
-"""The same where they need no copy: 512 MiB in bf16, enough rows for products at full speed."""
+LOGITS_ON_GPU = 2**29
+"""The same where they need no copy: 1 GiB in bf16, enough rows for products at full speed."""
 
 
 class DividedHead(Protocol):

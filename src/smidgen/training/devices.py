@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import time
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from functools import cache
 
 import torch
@@ -44,23 +46,38 @@ def device_name(device: torch.device) -> str:
     return device.type
 
 
-def fastest_attention(device: torch.device) -> AbstractContextManager[None]:
-    """Around a training, its compilation and its backward passes: which of PyTorch's attention kernels it takes.
+@contextmanager
+def training_kernels(device: torch.device, *, deterministic: bool) -> Iterator[None]:
+    """Around a training, its compilation and its backward passes: which of PyTorch's kernels it takes.
 
-    On Hopper and newer GPUs cuDNN's are the fastest in training (forward and backward pass of 16 × 2048 tokens, 12
-    heads of 64 over 3: 1.10 ms on an H200, flash attention 1.79 ms); PyTorch by itself prefers flash attention.
+    On Hopper and newer GPUs cuDNN's attention is the fastest in training (forward and backward pass of 16 × 2048
+    tokens, 12 heads of 64 over 3: 1.10 ms on an H200, flash attention 1.79 ms); PyTorch by itself prefers the latter.
+    Both add up gradients in whatever order threads come; with `deterministic` the same input gives the same bits, by
+    slower kernels. A CPU's always do.
     """
-    if device.type != "cuda" or torch.version.hip is not None or torch.cuda.get_device_capability(device) < (9, 0):
-        return nullcontext()
-    from torch.nn.attention import SDPBackend, sdpa_kernel
+    if device.type != "cuda":
+        yield
+        return
+    with ExitStack() as stack:
+        if deterministic:
+            # cuBLAS reads it when its first product begins.
+            os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+            before = torch.are_deterministic_algorithms_enabled(), torch.utils.deterministic.fill_uninitialized_memory
+            torch.use_deterministic_algorithms(True)
+            torch.utils.deterministic.fill_uninitialized_memory = False
+            stack.callback(torch.use_deterministic_algorithms, before[0])
+            stack.callback(setattr, torch.utils.deterministic, "fill_uninitialized_memory", before[1])
+        elif torch.version.hip is None and torch.cuda.get_device_capability(device) >= (9, 0):
+            from torch.nn.attention import SDPBackend, sdpa_kernel
 
-    kernels = [
-        SDPBackend.CUDNN_ATTENTION,
-        SDPBackend.FLASH_ATTENTION,
-        SDPBackend.EFFICIENT_ATTENTION,
-        SDPBackend.MATH,
-    ]
-    return sdpa_kernel(kernels, set_priority=True)
+            kernels = [
+                SDPBackend.CUDNN_ATTENTION,
+                SDPBackend.FLASH_ATTENTION,
+                SDPBackend.EFFICIENT_ATTENTION,
+                SDPBackend.MATH,
+            ]
+            stack.enter_context(sdpa_kernel(kernels, set_priority=True))
+        yield
 
 
 def peak_flops(device: torch.device, dtype: torch.dtype) -> float | None:

@@ -16,7 +16,7 @@ from smidgen.model.lora import trainable_share
 from smidgen.runtime.errors import TrainingError
 from smidgen.training.averaging import Averaging, restore_averaging, weights_to_keep
 from smidgen.training.compiling import compile_training, first_pass
-from smidgen.training.devices import device_name, fastest_attention, peak_flops
+from smidgen.training.devices import device_name, peak_flops, training_kernels
 from smidgen.training.evaluate import evaluate
 from smidgen.training.guards import StepGuard, diagnosis
 from smidgen.training.interrupts import StopSignals
@@ -146,7 +146,7 @@ class Trainer:
 
     def run(self) -> Path | None:
         """Take the steps that are left, or those until a stop is asked for; returns the last checkpoint."""
-        with fastest_attention(self.device):
+        with training_kernels(self.device, deterministic=self.training.deterministic):
             return self._run()
 
     def _run(self) -> Path | None:
