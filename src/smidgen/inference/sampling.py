@@ -255,7 +255,24 @@ def _tokens(largest: Tensor, chosen: Tensor) -> list[int]:
     problem = torch.where(largest == -torch.inf, _NOTHING_LEFT, _NOT_FINITE)
     tokens: list[int] = torch.where(largest.isfinite(), chosen, problem).tolist()
     if _NOT_FINITE in tokens:
-        raise SmidgenError(
-            "the model's logits are not finite: its weights are damaged, or it overflows in this precision; try float32"
-        )
+        raise not_finite()
     return tokens
+
+
+def not_finite() -> SmidgenError:
+    """The error for logits that are NaN or infinite."""
+    return SmidgenError(
+        "the model's logits are not finite: its weights are damaged, or it overflows in this precision; try float32"
+    )
+
+
+def is_plainly_greedy(params: SamplingParams) -> bool:
+    """Whether the likeliest token of the model's own logits is wanted, and nothing beside it."""
+    return (
+        params.temperature < GREEDY_BELOW
+        and params.repetition_penalty == 1
+        and not _counts_occurrences(params)
+        and not params.logit_bias
+        and not params.no_repeat_ngram_size
+        and params.logprobs is None
+    )

@@ -38,6 +38,8 @@ class Visibility:
     document_ids: Tensor | None = None
     """int64 [B, T]: queries see keys of their own document. Only where queries and keys are the same tokens."""
     everything: bool = False
+    added: Tensor | None = None
+    """For a single query a row, instead of positions: numbers to add to its scores, float32 [B, 1, 1, S]."""
     blocks: BlockMask | None = None
     """The same for FlexAttention, with the window of the layers that share it; where set, it is used."""
     _masks: dict[int | None, Tensor] = field(default_factory=dict)
@@ -45,7 +47,7 @@ class Visibility:
 
     @property
     def is_causal(self) -> bool:
-        return self.query_positions is None and not self.everything
+        return self.query_positions is None and not self.everything and self.added is None
 
     def mask(self, window: int | None) -> Tensor:
         """Boolean [B or 1, 1, T, S], true where a query sees a key."""
@@ -95,6 +97,8 @@ def attend(
         assert not dropout, "FlexAttention has no dropout"
         return attend_flexibly(query, key, value, visibility.blocks, scale)
     length = query.shape[2]
+    if length == 1 and not dropout and (visibility.everything or visibility.added is not None):
+        return _attend_once(query, key, value, visibility.added, scale)
     if window is not None and window >= key.shape[2] and visibility.is_causal:
         window = None
     if visibility.everything:
@@ -132,6 +136,22 @@ def _attend_by_products(
         weights = F.dropout(weights, dropout)
     mixed = weights.view(batch, kv_heads, heads // kv_heads * length, -1) @ value
     return mixed.view(batch, heads, length, -1)
+
+
+def _attend_once(query: Tensor, key: Tensor, value: Tensor, added: Tensor | None, scale: float) -> Tensor:
+    """Attention of one query a row, in plain products: grouped queries read their keys once, and nothing is copied.
+
+    Scores and softmax are in float32 at least; `added` [B, 1, 1, S] or None.
+    """
+    batch, heads, _, size = query.shape
+    grouped = (query * scale).reshape(batch, key.shape[1], -1, size)
+    scores = grouped @ key.transpose(-1, -2)
+    if scores.dtype != torch.float64:
+        scores = scores.float()
+    if added is not None:
+        scores = scores + added
+    mixed = scores.softmax(-1).to(value.dtype) @ value
+    return mixed.reshape(batch, heads, 1, -1)
 
 
 def _attend_in_blocks(

@@ -5,6 +5,7 @@ Shapes: B batch, T tokens, D hidden size, H query heads, K key/value heads.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -14,7 +15,7 @@ from torch import Tensor, nn
 from smidgen import config
 from smidgen.config import LayerType
 from smidgen.model.attend import Visibility, attend
-from smidgen.model.cache import CacheStep, LayerCache, LayerShape
+from smidgen.model.cache import CacheStep, LayerCache, LayerShape, TokenStep
 from smidgen.model.norm import make_norm
 from smidgen.model.quantized import linear_maker
 from smidgen.model.rope import (
@@ -26,6 +27,9 @@ from smidgen.model.rope import (
     yarn_softmax_factor,
 )
 
+Fused = Callable[[Tensor], Sequence[Tensor]]
+"""Several projections of one input in one product (see inference/fused.py)."""
+
 
 @dataclass
 class LayerInputs:
@@ -34,7 +38,7 @@ class LayerInputs:
     rotation: Rotation
     visibility: Visibility
     dropout: float
-    step: CacheStep | None
+    step: CacheStep | TokenStep | None
 
 
 class GroupedQueryAttention(nn.Module):
@@ -54,6 +58,8 @@ class GroupedQueryAttention(nn.Module):
         self.q_proj = linear(width, query_size)
         self.k_proj = linear(width, key_size)
         self.v_proj = linear(width, key_size)
+        self.fused: Fused | None = None
+        """In inference, instead of the three."""
         self.q_norm = make_norm(model.norm, self.head_dim) if attention.qk_norm else None
         self.k_norm = make_norm(model.norm, self.head_dim) if attention.qk_norm else None
         self.attn_sub_norm = make_norm(model.norm, query_size) if model.norm.placement == "sub" else None
@@ -64,9 +70,11 @@ class GroupedQueryAttention(nn.Module):
 
     def forward(self, x: Tensor, inputs: LayerInputs, cache: LayerCache | None) -> Tensor:
         """[B, T, D] to [B, T, D]."""
-        query = self._heads(self.q_proj(x), self.q_norm)
-        key = self._heads(self.k_proj(x), self.k_norm)
-        value: Tensor | None = self._heads(self.v_proj(x), None)
+        projections = (self.q_proj, self.k_proj, self.v_proj)
+        parts = self.fused(x) if self.fused is not None else [projection(x) for projection in projections]
+        query = self._heads(parts[0], self.q_norm)
+        key = self._heads(parts[1], self.k_norm)
+        value: Tensor | None = self._heads(parts[2], None)
         query = rotate_halves(query, inputs.rotation)
         key = rotate_halves(key, inputs.rotation)
         if cache is not None:
@@ -132,6 +140,8 @@ class LatentAttention(nn.Module):
         else:
             self.q_proj = linear(width, query_size)
         self.kv_a_proj_with_mqa = linear(width, self.rank + self.rope)
+        self.fused: Fused | None = None
+        """In inference, instead of the two projections of the input: the queries' and the latent's."""
         self.kv_a_layernorm = make_norm(model.norm, self.rank)
         self.kv_b_proj = linear(self.rank, heads * (self.nope + self.v))
         self.attn_sub_norm = make_norm(model.norm, heads * self.v) if model.norm.placement == "sub" else None
@@ -144,14 +154,14 @@ class LatentAttention(nn.Module):
 
     def forward(self, x: Tensor, inputs: LayerInputs, cache: LayerCache | None) -> Tensor:
         """[B, T, D] to [B, T, D]."""
-        if self.q_proj is not None:
-            query = self.q_proj(x)
-        else:
-            query = self.q_b_proj(self.q_a_layernorm(self.q_a_proj(x)))
+        first = self.q_a_proj if self.q_proj is None else self.q_proj
+        query, latent = self.fused(x) if self.fused is not None else (first(x), self.kv_a_proj_with_mqa(x))
+        if self.q_proj is None:
+            query = self.q_b_proj(self.q_a_layernorm(query))
         query = query.unflatten(-1, (self.num_heads, -1)).transpose(1, 2)
         q_nope, q_rope = query.split([self.nope, self.rope], dim=-1)
         q_rope = rotate_interleaved(q_rope, inputs.rotation)
-        latent, k_rope = self.kv_a_proj_with_mqa(x).split([self.rank, self.rope], dim=-1)
+        latent, k_rope = latent.split([self.rank, self.rope], dim=-1)
         latent = self.kv_a_layernorm(latent)
         k_rope = rotate_interleaved(k_rope[:, None], inputs.rotation)
         if cache is not None and self.absorb:
@@ -202,7 +212,7 @@ class LatentAttention(nn.Module):
             return self._attend_naive(q_nope, q_rope, latent, k_rope, inputs, None)
         weight = self.kv_b_proj.effective_weight(q_nope.dtype).unflatten(0, (self.num_heads, -1))
         key_weight, value_weight = weight.split([self.nope, self.v], dim=1)
-        query = torch.cat([q_nope @ key_weight, q_rope], dim=-1)
+        query = torch.cat([_by_head(q_nope, key_weight), q_rope], dim=-1)
         mixed = attend(
             query,
             key,
@@ -211,7 +221,7 @@ class LatentAttention(nn.Module):
             scale=self.softmax_scale,
             dropout=inputs.dropout,
         )
-        return mixed @ value_weight.transpose(1, 2)
+        return _by_head(mixed, value_weight.transpose(1, 2))
 
     @staticmethod
     def frequencies(model: config.ModelConfig, layer_type: LayerType) -> Tensor:
@@ -221,6 +231,15 @@ class LatentAttention(nn.Module):
         if uses_yarn(model):
             return yarn_frequencies(attention.qk_rope_head_dim, attention.rope_theta, attention.yarn)
         return inverse_frequencies(attention.qk_rope_head_dim, attention.rope_theta)
+
+
+def _by_head(x: Tensor, weight: Tensor) -> Tensor:
+    """`x[b, h] · weight[h]` for x [B, H, T, d] and weight [H, d, e]: one product a head, whatever the batch."""
+    batch, _, length, _ = x.shape
+    if batch == 1:
+        return x @ weight
+    product = x.transpose(0, 1).flatten(1, 2) @ weight
+    return product.unflatten(1, (batch, length)).transpose(0, 1)
 
 
 def uses_yarn(model: config.ModelConfig) -> bool:

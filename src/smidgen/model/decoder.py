@@ -14,7 +14,7 @@ from smidgen.kernels.cross_entropy import pretended_gpu
 from smidgen.model import flex
 from smidgen.model.attend import Visibility
 from smidgen.model.attention import LayerInputs, attention_class, residual_dropout
-from smidgen.model.cache import Cache, CacheStep, LayerCache
+from smidgen.model.cache import Cache, CacheStep, LayerCache, TokenStep, ring_capacity
 from smidgen.model.checkpointing import run_checkpointed
 from smidgen.model.feed_forward import FeedForward
 from smidgen.model.initialization import initialize
@@ -133,7 +133,7 @@ class Decoder(nn.Module):
         if positions is None:
             positions = _positions(input_ids, attention_mask) if step is None else step.positions
         inputs = self._layer_inputs(positions, attention_mask, document_ids, step, cache)
-        x = self._embed(input_ids)
+        x = self.embed(input_ids)
         for index, layer in enumerate(self.layers):
             x = layer(x, inputs[layer.layer_type], None if cache is None else cache.layers[index])
         if cache is not None and step is not None:
@@ -183,14 +183,43 @@ class Decoder(nn.Module):
         for layer in self.layers:
             layer.compile_training(backend)
 
-    def new_cache(self, batch_size: int, max_seq_len: int | None = None) -> Cache:
-        """An empty cache of `batch_size` slots, `max_seq_len` tokens each (the model's context if left out)."""
+    def new_cache(self, batch_size: int, max_seq_len: int | None = None, ring_slack: int = 0) -> Cache:
+        """An empty cache of `batch_size` slots, `max_seq_len` tokens each (the model's context if left out).
+
+        `ring_slack`: positions that sliding layers keep beyond their window, so that tokens can be taken back.
+        """
         embedding = self.model.embed_tokens
         shapes = [layer.self_attn.cache_shape() for layer in self.layers]
         length = self.config.max_seq_len if max_seq_len is None else max_seq_len
-        return Cache(shapes, batch_size, length, self.compute_dtype or embedding.dtype, embedding.device)
+        return Cache(shapes, batch_size, length, self.compute_dtype or embedding.dtype, embedding.device, ring_slack)
 
-    def _embed(self, input_ids: Tensor) -> Tensor:
+    def token_inputs(self, positions: Tensor, active: Tensor, stop: int, cache: Cache) -> dict[LayerType, LayerInputs]:
+        """What the layers need for one token a row, from tensors alone, so that the host need not wait for values.
+
+        positions int64 [B]: of the tokens. active [B]: 0 for rows whose token is not to be kept. stop: every position
+        is below it.
+        """
+        rows = torch.arange(len(positions), device=positions.device)
+        inputs: dict[LayerType, LayerInputs] = {}
+        for layer_type, frequencies in self._frequencies.items():
+            window = self._window if layer_type == "sliding" else None
+            capacity = ring_capacity(window, cache.max_seq_len, cache.ring_slack)
+            slots = positions if window is None else positions % capacity
+            used = min(stop, capacity)
+            # How long ago a slot was written; what lies ahead of a full layer's token counts as never.
+            age = positions[:, None] - torch.arange(used, device=positions.device)
+            visible = age >= 0
+            if window is not None:
+                age = age % capacity
+                visible = (age < window) & (age <= positions[:, None])
+            added = torch.where(visible, 0.0, -torch.inf)[:, None, None]
+            step = TokenStep(rows, torch.where(active > 0, slots, capacity), used)
+            angles = rotation(positions[:, None], frequencies.to(positions.device))
+            inputs[layer_type] = LayerInputs(angles, Visibility(added=added), 0.0, step)
+        return inputs
+
+    def embed(self, input_ids: Tensor) -> Tensor:
+        """What enters the first layer, [..., D] in the compute dtype, of ids int64 [...]."""
         x = self.model.embed_tokens.rows(input_ids)
         if self.config.scale_embeddings:
             x = x * self.config.hidden_size**0.5

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -35,6 +35,8 @@ class FeedForward(nn.Module):
         self.activation = ACTIVATIONS[model.feed_forward.activation]
         self.gate_proj = linear(width, inner) if model.feed_forward.gated else None
         self.up_proj = linear(width, inner)
+        self.fused: Callable[[Tensor], Sequence[Tensor]] | None = None
+        """In inference, instead of gate and up."""
         self.ffn_sub_norm = make_norm(model.norm, inner) if model.norm.placement == "sub" else None
         self.down_proj = linear(inner, width)
 
@@ -43,7 +45,8 @@ class FeedForward(nn.Module):
         if self.gate_proj is None:
             inner = self.activation(self.up_proj(x))
         else:
-            inner = self.activation(self.gate_proj(x)) * self.up_proj(x)
+            gate, up = self.fused(x) if self.fused is not None else (self.gate_proj(x), self.up_proj(x))
+            inner = self.activation(gate) * up
         if self.ffn_sub_norm is not None:
             inner = self.ffn_sub_norm(inner)
         return self.down_proj(inner)
