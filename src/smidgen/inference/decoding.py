@@ -223,7 +223,7 @@ class GraphedDecodingStep(DecodingStep):
 
 
 class CudaGraphs:
-    """Captures functions that read and write fixed tensors; all graphs share one pool of memory, as one runs at a time."""
+    """Captures functions over fixed tensors; all graphs share one pool of memory, as one runs at a time."""
 
     def __init__(self) -> None:
         self._pool: Any = None

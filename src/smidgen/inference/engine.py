@@ -50,8 +50,8 @@ class TorchEngine:
     before and check them in one pass, which changes the speed and not the answer; 0 is off.
 
     The model computes in its `compute_dtype`; it is copied where that needs other weights (see `frozen`), and its
-    projections are fused. `eos_ids` end an answer. `max_seq_len` is the context and sizes the cache (the model's if left
-    out). `decoding` makes the step for single tokens (None: CUDA graphs on a GPU, direct calls elsewhere).
+    projections are fused. `eos_ids` end an answer. `max_seq_len` is the context and sizes the cache (the model's if
+    left out). `decoding` makes the step for single tokens (None: CUDA graphs on a GPU, direct calls elsewhere).
     One caller at a time: an engine is not safe to share between threads.
     """
 
