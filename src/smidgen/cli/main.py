@@ -19,6 +19,7 @@ COMMANDS = {
     "tokenizer": "train or inspect a tokenizer",
     "prepare": "turn text into a dataset folder",
     "pretrain": "train a model from scratch, or resume a run",
+    "merge": "make one model of several, or of a model and its adapter",
     "evaluate": "loss, perplexity and bits per byte of a model on a text or dataset",
     "generate": "continue a prompt",
     "chat": "talk to a model in the terminal",
