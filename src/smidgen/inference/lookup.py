@@ -30,5 +30,9 @@ class PromptLookup:
         for size in range(LONGEST, SHORTEST - 1, -1):
             start = self._followed.get(tuple(self._tokens[-size:]))
             if start is not None:
-                return self._tokens[start : start + limit]
+                draft = self._tokens[start : start + limit]
+                # What repeats itself up to its end is taken to go on so.
+                while len(draft) < limit:
+                    draft += draft[: limit - len(draft)]
+                return draft
         return []
