@@ -93,7 +93,7 @@ def test_prompts_go_on_from_what_rows_hold(preset: str) -> None:
     """A conversation, prompts with a beginning in common, and one that leaves an earlier one before its end."""
     model = make_model(preset, DTYPES[preset])
     [system] = make_prompts((50,))
-    first, second, third = system + [7, 8, 9], system + [11], system[:47] + [2, 3]
+    first, second, third = [*system, 7, 8, 9], [*system, 11], [*system[:47], 2, 3]
     engine = TorchEngine(model, max_batch_size=2)
     params = SamplingParams(max_new_tokens=8, temperature=0)
     answer = greedy_without_engine(model, first, 8)
@@ -129,7 +129,7 @@ def test_a_running_prompt_is_copied_not_taken() -> None:
     params = SamplingParams(max_new_tokens=12, temperature=0)
     first = engine.submit(prompt, params)
     events = {first: [event.token for event in engine.step()]}
-    second = engine.submit(prompt[:30] + [9], params)
+    second = engine.submit([*prompt[:30], 9], params)
     with counted(engine) as sizes:
         for event in engine.step():
             events.setdefault(event.request, []).append(event.token)
@@ -137,7 +137,7 @@ def test_a_running_prompt_is_copied_not_taken() -> None:
     for request, history in run(engine, [first, second]).items():
         events[request] += [event.token for event in history]
     assert events[first] == greedy_without_engine(model, prompt, 12)
-    assert events[second] == greedy_without_engine(model, prompt[:30] + [9], 12)
+    assert events[second] == greedy_without_engine(model, [*prompt[:30], 9], 12)
 
 
 def test_a_ring_that_has_turned_too_far_is_not_reused() -> None:
