@@ -12,11 +12,12 @@ PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest
 PYTEST_ARGS ?= --numprocesses auto --dist worksteal
 
 .DEFAULT_GOAL := help
-.PHONY: help install quickstart test torture lint format clean
+.PHONY: help install quickstart test test-interop torture lint format clean
 
 help:
 	@echo "make quickstart   build a corpus, train a model on it, measure it, let it write (a few minutes)"
 	@echo "make test         run the tests"
+	@echo "make test-interop exported models in llama.cpp and two versions of transformers (builds llama.cpp: minutes)"
 	@echo "make lint         ruff and mypy"
 	@echo "make format       let ruff format the code"
 	@echo "make torture      fault injection and long property tests"
@@ -34,7 +35,26 @@ quickstart: $(INSTALLED)
 	$(BIN)/smidgen quickstart
 
 test: $(INSTALLED)
-	$(PYTEST) -m "not torture" $(PYTEST_ARGS)
+	$(PYTEST) -m "not torture and not interop" $(PYTEST_ARGS)
+
+# Other programs, each in an environment of its own; llama-cpp-python is compiled for this machine.
+VENVS := .venvs
+LLAMA_CPP ?= llama-cpp-python==0.3.36
+TRANSFORMERS_4 ?= torch==2.13.0 transformers==4.56.2
+
+$(VENVS)/llama.cpp/.installed: Makefile
+	$(PYTHON) -m venv $(@D)
+	CMAKE_ARGS="-DGGML_NATIVE=ON" $(@D)/bin/python -m pip install --quiet $(PIP_ARGS) $(LLAMA_CPP)
+	@touch $@
+
+$(VENVS)/transformers-4/.installed: Makefile
+	$(PYTHON) -m venv $(@D)
+	$(@D)/bin/python -m pip install --quiet $(PIP_ARGS) $(TRANSFORMERS_4) sentencepiece
+	@touch $@
+
+test-interop: $(INSTALLED) $(VENVS)/llama.cpp/.installed $(VENVS)/transformers-4/.installed
+	SMIDGEN_LLAMA_CPP=$(VENVS)/llama.cpp/bin/python SMIDGEN_TRANSFORMERS_4=$(VENVS)/transformers-4/bin/python \
+	SMIDGEN_INTEROP_RESULTS=benchmarks/results $(PYTEST) -m interop tests/interop
 
 torture: $(INSTALLED)
 	HYPOTHESIS_PROFILE=explore $(PYTEST) -m "torture or hypothesis" $(PYTEST_ARGS)
@@ -49,4 +69,4 @@ format: $(INSTALLED)
 	$(BIN)/ruff check --fix .
 
 clean:
-	rm -rf $(VENV) build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) $(VENVS) build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -20,6 +20,10 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--format", required=True, choices=FORMATS, help="hf: a folder; gguf: a file")
     parser.add_argument("--out", required=True, metavar="PATH", help="where to write")
     parser.add_argument("--json", action="store_true", help="print what was written as JSON")
+    hf = parser.add_argument_group("hf")
+    hf.add_argument("--dtype", default=None, help="fp32, bf16 (default), fp16; quantised tensors stay as they are")
+    hf.add_argument("--push", default=None, metavar="REPO", help="upload to this repository of the hub, owner/name")
+    hf.add_argument("--private", action="store_true", help="make the repository private where it is new")
     gguf = parser.add_argument_group("gguf")
     gguf.add_argument("--type", default=None, help="f32, f16 (default), bf16, q8_0, q4_0, tq1_0, tq2_0")
     gguf.add_argument("--no-tokenizer", action="store_true", help="weights alone, for programs that feed token ids")
@@ -31,12 +35,15 @@ def run(args: argparse.Namespace) -> int:
         for name in names:
             if other != args.format and getattr(args, name.replace("-", "_")):
                 args.usage_error(f"--{name} belongs to --format {other}")
+    if args.private and not args.push:
+        args.usage_error("--private belongs to --push")
     report = FORMATS[args.format](args)
+    summary = report.pop("summary")
     if args.json:
         json.dump(report, sys.stdout, indent=2)
         print()
     else:
-        print(report["summary"])
+        print(summary)
     return 0
 
 
@@ -67,5 +74,25 @@ def _gguf(args: argparse.Namespace) -> dict[str, Any]:
     }
 
 
-FORMATS: dict[str, Callable[[argparse.Namespace], dict[str, Any]]] = {"gguf": _gguf}
-_OWN_FLAGS = {"gguf": ("type", "no-tokenizer")}
+def _hugging_face(args: argparse.Namespace) -> dict[str, Any]:
+    from smidgen.interchange.hugging_face import export_hugging_face, push_to_hub
+
+    report = export_hugging_face(args.model, args.out, args.dtype or "bf16")
+    content: dict[str, Any] = {
+        "format": "hf",
+        "path": str(report.path),
+        "class": report.class_name,
+        "parameters": report.parameters,
+        "dtype": report.dtype,
+        "bytes": report.size,
+    }
+    size = format_bytes(report.size)
+    summary = f"{report.path}: {report.class_name}, {report.parameters:,} parameters, {report.dtype}, {size}"
+    if args.push:
+        content["repository"] = push_to_hub(args.out, args.push, args.private)
+        summary += f"\npushed to {content['repository']}"
+    return {**content, "summary": summary}
+
+
+FORMATS: dict[str, Callable[[argparse.Namespace], dict[str, Any]]] = {"hf": _hugging_face, "gguf": _gguf}
+_OWN_FLAGS = {"hf": ("dtype", "push", "private"), "gguf": ("type", "no-tokenizer")}

@@ -25,6 +25,7 @@ COMMANDS = {
     "chat": "talk to a model in the terminal",
     "export": "write a model for other programs: transformers, llama.cpp",
     "serve": "answer over HTTP: an OpenAI-compatible API and a chat page",
+    "import": "make a model folder of a GGUF file, another trainer's checkpoint or a Hugging Face folder",
     "plot": "draw the curves of a run",
     "report": "write one HTML page on a run, or on several side by side",
     "track": "send a run's figures to TensorBoard, Weights & Biases or trackio",

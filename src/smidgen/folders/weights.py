@@ -14,6 +14,7 @@ from torch import Tensor
 
 from smidgen.config import ModelConfig
 from smidgen.folders.architectures.fields import read_json
+from smidgen.folders.memory import check_memory
 from smidgen.model import Decoder, load_architecture
 from smidgen.model.quantized import StoredMatrix
 from smidgen.runtime.errors import ModelFolderError
@@ -62,6 +63,7 @@ def read_weights(config: ModelConfig, folder: Path) -> Decoder:
         _check_names(found, expected, folder, is_tied=config.tie_word_embeddings)
         for name, weight in expected.items():
             _check_tensor(found[name], name, weight)
+        check_memory(folder, sum(weight.numel() for weight in expected.values()))
         decoder = Decoder(config)
         for name, weight in _unpadded(decoder):
             weight.copy_(found[name].read(name))

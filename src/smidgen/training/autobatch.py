@@ -5,13 +5,12 @@ from __future__ import annotations
 import bisect
 import gc
 import logging
-import os
 from collections.abc import Callable, Sequence
-from pathlib import Path
 
 import torch
 
 from smidgen.config import AUTO_BATCH_SIZE, Config, TrainingConfig
+from smidgen.folders.memory import available_memory
 from smidgen.model import Decoder
 from smidgen.runtime.errors import ConfigError
 from smidgen.training.averaging import Averaging
@@ -143,23 +142,6 @@ class Trial:
             return True
         limit = torch.cuda.get_device_properties(self.device).total_memory * _SHARE_OF_GPU
         return torch.cuda.max_memory_reserved(self.device) <= limit
-
-
-def available_memory() -> int:
-    """Bytes that this process can still have: the system's available memory, or its control group's if that is less.
-
-    Where neither is told, half of the computer's memory.
-    """
-    amounts = []
-    meminfo = Path("/proc/meminfo")
-    if meminfo.exists():
-        lines = dict(line.split(":", 1) for line in meminfo.read_text().splitlines())
-        amounts.append(int(lines["MemAvailable"].split()[0]) * 1024)
-    group = Path("/sys/fs/cgroup")
-    limit, used = group / "memory.max", group / "memory.current"
-    if limit.exists() and used.exists() and limit.read_text().strip() != "max":
-        amounts.append(max(int(limit.read_text()) - int(used.read_text()), 0))
-    return min(amounts) if amounts else os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 2
 
 
 def _predicted(config: Config, batch_size: int, objective: Objective, batch_of: BatchOf) -> int:

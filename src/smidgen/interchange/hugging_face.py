@@ -1,0 +1,168 @@
+"""A folder for sharing: the model in a type of choice, with a generation config and a card of measured numbers."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from smidgen.folders import load, load_tokenizer, resolve, save
+from smidgen.folders.architectures import architecture_of, read_json
+from smidgen.folders.atomic import publish_folder
+from smidgen.folders.end_tokens import end_tokens
+from smidgen.folders.model_folder import CONFIG, GENERATION_CONFIG, read_model_config
+from smidgen.folders.weights import WEIGHTS
+from smidgen.interchange.measurements import measurements_of
+from smidgen.interchange.model_card import model_card
+from smidgen.runtime.errors import InterchangeError, MissingDependencyError, TokenizerError
+from smidgen.runtime.protocols import Tokenizer
+
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+"""As the command line spells them."""
+
+CARD = "README.md"
+
+
+@dataclass(frozen=True)
+class HuggingFaceReport:
+    """What an export wrote."""
+
+    path: Path
+    class_name: str
+    dtype: str
+    parameters: int
+    size: int
+    """Bytes of the weights."""
+
+
+def export_hugging_face(model: str | Path, out: str | Path, dtype: str = "bf16") -> HuggingFaceReport:
+    """Write the model that MODEL names to the folder `out`, which appears whole or not at all.
+
+    dtype: one of DTYPES; the tensors of a quantised folder stay as they are. Raises InterchangeError for float16 where
+    activations overflow it, and for a folder that holds something else.
+    """
+    if dtype not in DTYPES:
+        raise InterchangeError(f"dtype {dtype}: unknown; use one of {', '.join(DTYPES)}")
+    target = Path(out).resolve()
+    if target.is_file() or (target.is_dir() and any(target.iterdir()) and not (target / CONFIG).is_file()):
+        raise InterchangeError(f"{out}: holds something else than a model; choose another folder")
+    source = resolve(model).folder
+    tokenizer = None if source is None else _tokenizer(model)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    staged = target.with_name(f".exporting-{target.name}-{os.getpid()}")
+    shutil.rmtree(staged, ignore_errors=True)
+    try:
+        if source is not None and _is_quantized(source):
+            shutil.copytree(source, staged)
+            dtype = "quantized"
+        else:
+            decoder = load(model)
+            if dtype == "fp16" and decoder.config.scale_embeddings:
+                raise InterchangeError(
+                    "dtype fp16: embeddings scaled by the root of the width overflow it; use bf16 or fp32"
+                )
+            save(decoder, staged, tokenizer)
+            _cast(staged, dtype)
+        if source is not None and (source / GENERATION_CONFIG).is_file():
+            shutil.copy2(source / GENERATION_CONFIG, staged / GENERATION_CONFIG)
+        if source is not None and tokenizer is not None:
+            _write_ends(staged, end_tokens(source, tokenizer), tokenizer)
+        config = read_model_config(staged)
+        parameters = _count(staged, dtype)
+        class_name = str(read_json(staged / CONFIG).get("architectures", ["?"])[0])
+        size = sum(path.stat().st_size for path in staged.glob("*.safetensors"))
+        (staged / CARD).write_text(
+            model_card(
+                name=target.name,
+                config=config,
+                class_name=class_name,
+                needs_trust=architecture_of(config).model_type == "smidgen",
+                parameters=parameters,
+                dtype=dtype,
+                size=size,
+                tokenizer=tokenizer,
+                measurements=measurements_of(model),
+            ),
+            encoding="utf-8",
+        )
+        publish_folder(staged, target)
+    finally:
+        shutil.rmtree(staged, ignore_errors=True)
+    return HuggingFaceReport(Path(out), class_name, dtype, parameters, size)
+
+
+def push_to_hub(folder: str | Path, repository: str, private: bool = False) -> str:
+    """Upload an exported folder to a repository of the hub, `owner/name`; returns its address.
+
+    Logging in is huggingface_hub's own matter (`hf auth login`). Raises InterchangeError when the hub refuses.
+    """
+    if repository.count("/") != 1 or not all(repository.split("/")):
+        raise InterchangeError(f"--push {repository}: name it owner/name")
+    try:
+        from huggingface_hub import HfApi
+        from huggingface_hub.errors import HfHubHTTPError
+    except ModuleNotFoundError:
+        raise MissingDependencyError("huggingface_hub", "hf", "pushing to a hub") from None
+    api = HfApi()
+    try:
+        address = api.create_repo(repository, private=private, exist_ok=True)
+        api.upload_folder(repo_id=repository, folder_path=str(folder), commit_message="Export from Smidgen")
+    except (HfHubHTTPError, OSError, ValueError) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise InterchangeError(f"--push {repository}: the hub refused: {reason}; log in with 'hf auth login'") from None
+    return str(address)
+
+
+def _tokenizer(model: str | Path) -> Tokenizer | None:
+    try:
+        return load_tokenizer(model)
+    except TokenizerError as error:
+        if "no tokenizer here" in str(error):
+            return None
+        raise
+
+
+def _is_quantized(folder: Path) -> bool:
+    quantization = read_json(folder / CONFIG).get("quantization_config")
+    return isinstance(quantization, dict) and quantization.get("quantization_mode") != "online"
+
+
+def _cast(folder: Path, dtype: str) -> None:
+    from safetensors.torch import load_file, save_file
+
+    kind = DTYPES[dtype]
+    if kind != torch.float32:
+        tensors = {name: tensor.to(kind) for name, tensor in load_file(folder / WEIGHTS).items()}
+        for name, tensor in tensors.items():
+            if not torch.isfinite(tensor).all():
+                raise InterchangeError(f"dtype {dtype}: {name} has values beyond its range; use bf16 or fp32")
+        save_file(tensors, folder / WEIGHTS, metadata={"format": "pt"})
+    name = str(kind).removeprefix("torch.")
+    # transformers before 4.56 asks for torch_dtype.
+    _update(folder / CONFIG, {"dtype": name, "torch_dtype": name})
+
+
+def _write_ends(folder: Path, ends: tuple[int, ...], tokenizer: Tokenizer) -> None:
+    values: dict[str, Any] = {}
+    if ends:
+        values["eos_token_id"] = list(ends) if len(ends) > 1 else ends[0]
+    if tokenizer.bos_id is not None:
+        values["bos_token_id"] = tokenizer.bos_id
+    _update(folder / GENERATION_CONFIG, values)
+
+
+def _update(path: Path, values: dict[str, Any]) -> None:
+    content = {**(read_json(path) if path.is_file() else {}), **values}
+    path.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def _count(folder: Path, dtype: str) -> int:
+    """Parameters of the model, whatever its tensors are packed in."""
+    from smidgen.model import count_parameters
+
+    return count_parameters(read_model_config(folder))

@@ -1,0 +1,230 @@
+"""Small trained models of every family, other programs in environments of their own, and the table of results.
+
+`make test-interop` builds the environments and names their Pythons in SMIDGEN_LLAMA_CPP and SMIDGEN_TRANSFORMERS_4.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+import smidgen
+from smidgen.config import load_config
+from smidgen.data.storyworld import generate
+from smidgen.model import Decoder
+from smidgen.tokenization import BaseTokenizer, train_tokenizer
+
+HERE = Path(__file__).parent
+SENTENCES = [
+    "Once upon a time a small cat sat on a warm stone and slept.",
+    "The dog ran over the green hill; it found 12 red balls!",
+    "Numbers: 1, 2, 3, 4, 5 and so on. It's what we'll count.",
+]
+FAMILIES: dict[str, tuple[str, str, dict[str, Any]]] = {
+    "elite": ("elite-tiny", "byte_bpe", {"model.num_layers": 2}),
+    "rscalm": ("rscalm-tiny", "sentencepiece", {"model.num_layers": 2}),
+    "gemma3": ("gemma3-tiny", "byte_bpe", {"model.attention.sliding_window": 16}),
+    "tilda": ("tilda-tiny", "byte_bpe", {"model.num_layers": 2}),
+    "tinylm-gqa": (
+        "tinylm-gqa-tiny",
+        "sentencepiece",
+        {
+            "model.num_layers": 2,
+            "model.hidden_size": 256,
+            "model.attention.head_dim": 64,
+            "model.feed_forward.intermediate_size": 512,
+        },
+    ),
+    "tinylm": ("tinylm-tiny", "byte_bpe", {"model.num_layers": 2}),
+}
+
+
+@dataclass
+class Cell:
+    """One family in one format."""
+
+    family: str
+    format: str
+    program: str
+    logits_difference: float
+    """Relative Frobenius norm, against the model in float32."""
+    token_agreement: float
+    """Share of strings with the same ids."""
+    continuations: str
+    """Greedy continuations that are the same, end included."""
+
+
+class Table:
+    """The results of a session."""
+
+    def __init__(self) -> None:
+        self.cells: list[Cell] = []
+
+    def add(self, *cell: Any) -> None:
+        self.cells.append(Cell(*cell))
+
+    def write(self, folder: Path) -> None:
+        cells = [asdict(cell) for cell in self.cells]
+        (folder / "formats.json").write_text(json.dumps(cells, indent=1) + "\n", encoding="utf-8")
+        lines = [
+            "| family | format | program | logits' difference | same ids | same continuations |",
+            "|---|---|---|---|---|---|",
+        ]
+        lines += [
+            f"| {c.family} | {c.format} | {c.program} | {c.logits_difference:.1e} | {c.token_agreement:.2%} "
+            f"| {c.continuations} |"
+            for c in self.cells
+        ]
+        (folder / "formats.md").write_text("\n".join([*lines, ""]), encoding="utf-8")
+
+
+@pytest.fixture(scope="session")
+def table() -> Iterator[Table]:
+    result = Table()
+    yield result
+    if result.cells and os.environ.get("SMIDGEN_INTEROP_RESULTS"):
+        result.write(Path(os.environ["SMIDGEN_INTEROP_RESULTS"]))
+
+
+@dataclass
+class Model:
+    """A trained model, in its folder and in memory."""
+
+    family: str
+    folder: Path
+    decoder: Decoder
+    tokenizer: BaseTokenizer
+
+    @property
+    def probe(self) -> list[int]:
+        """Ids that reach beyond a sliding window."""
+        draw = random.Random(0)
+        return [draw.randrange(self.tokenizer.vocab_size) for _ in range(64)]
+
+    @property
+    def prompts(self) -> list[list[int]]:
+        return [self.tokenizer.encode(sentence[:12]) for sentence in SENTENCES]
+
+    @torch.no_grad()
+    def logits(self) -> torch.Tensor:
+        return self.decoder(torch.tensor([self.probe]))[0]
+
+    @torch.no_grad()
+    def continuation(self, ids: list[int], longest: int) -> list[int]:
+        """Greedy, the end token included."""
+        found: list[int] = []
+        while len(found) < longest and self.tokenizer.eos_id not in found:
+            found.append(int(self.decoder(torch.tensor([ids + found]))[0, -1].argmax()))
+        return found
+
+
+@pytest.fixture(scope="session")
+def models(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Model]:
+    """`models(family)`: a model that has learned three sentences, trained once a session."""
+    made: dict[str, Model] = {}
+
+    def model(family: str) -> Model:
+        if family not in made:
+            made[family] = _trained(family, tmp_path_factory.mktemp("models") / family)
+        return made[family]
+
+    return model
+
+
+def _trained(family: str, folder: Path) -> Model:
+    preset, kind, overrides = FAMILIES[family]
+    corpus = SENTENCES + [document.text for document in islice(generate(seed=0), 60)]
+    tokenizer = train_tokenizer(kind, corpus, 512)
+    settings = {"model.vocab_size": tokenizer.vocab_size, **overrides}
+    decoder = Decoder(load_config(preset, settings).model).initialize(0)
+    assert tokenizer.eos_id is not None
+    rows = [[*tokenizer.encode(sentence), tokenizer.eos_id] for sentence in SENTENCES]
+    longest = max(map(len, rows))
+    ids = torch.tensor([row + [tokenizer.eos_id] * (longest - len(row)) for row in rows])
+    targets = torch.tensor([row[1:] + [-100] * (longest - len(row) + 1) for row in rows])
+    optimizer = torch.optim.AdamW(decoder.parameters(), 3e-3, betas=(0.9, 0.95), weight_decay=0.0)
+    decoder.train()
+    for _ in range(120):
+        loss = F.cross_entropy(decoder(ids).flatten(0, 1), targets.flatten(), ignore_index=-100)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    assert loss.item() < 0.3, f"{family} did not learn three sentences"
+    smidgen.save(decoder.eval(), folder, tokenizer)
+    return Model(family, folder, smidgen.load(folder), tokenizer)
+
+
+def _ask(python: str, worker: str, request: dict[str, Any]) -> dict[str, Any]:
+    result = subprocess.run(
+        [python, str(HERE / worker)], input=json.dumps(request), capture_output=True, text=True, timeout=300
+    )
+    assert result.returncode == 0, result.stderr[-3000:]
+    answer: dict[str, Any] = json.loads(result.stdout[result.stdout.index("{") :])
+    return answer
+
+
+@pytest.fixture(scope="session")
+def llama_cpp() -> Callable[..., dict[str, Any]]:
+    """`llama_cpp(model=…, texts=…)`: an answer of llama_cpp_worker.py."""
+    python = os.environ.get("SMIDGEN_LLAMA_CPP")
+    if not python:
+        pytest.skip("SMIDGEN_LLAMA_CPP names no Python with llama-cpp-python; make test-interop does")
+    return lambda **request: _ask(python, "llama_cpp_worker.py", request)
+
+
+@pytest.fixture(scope="session", params=["4", "5"])
+def transformers(request: pytest.FixtureRequest) -> Callable[..., dict[str, Any]]:
+    """`transformers(model=…, …)`: an answer of transformers_worker.py, in an older and in the pinned version."""
+    python = sys.executable if request.param == "5" else os.environ.get("SMIDGEN_TRANSFORMERS_4")
+    if not python:
+        pytest.skip("SMIDGEN_TRANSFORMERS_4 names no Python with transformers 4; make test-interop does")
+    return lambda **question: _ask(python, "transformers_worker.py", question)
+
+
+@pytest.fixture(scope="session")
+def strings() -> list[str]:
+    """10,000 strings: half random Unicode, half pieces of real text where SMIDGEN_CORPORA names some."""
+    draw = random.Random(7)
+    ranges = [
+        (0x20, 0x7E),
+        (0xA0, 0x24F),
+        (0x370, 0x5FF),
+        (0x900, 0xDFF),
+        (0x2000, 0x2BFF),
+        (0x3040, 0x30FF),
+        (0x4E00, 0x9FFF),
+        (0xAC00, 0xD7A3),
+        (0x1F300, 0x1F64F),
+        (0x9, 0xD),
+    ]
+    found = []
+    while len(found) < 5_000:
+        characters = []
+        for _ in range(draw.randint(1, 24)):
+            first, last = draw.choice(ranges) if draw.random() < 0.7 else (0x20, 0x7E)
+            characters.append(chr(draw.randint(first, last)))
+        found.append("".join(characters))
+    text = _real_text()
+    for _ in range(5_000):
+        start = draw.randrange(len(text) - 200)
+        found.append(text[start : start + draw.randint(1, 120)])
+    return found
+
+
+def _real_text() -> str:
+    folder = os.environ.get("SMIDGEN_CORPORA")
+    if folder:
+        return (Path(folder) / "tinyshakespeare.txt").read_text(encoding="utf-8")
+    return "\n".join(document.text for document in islice(generate(seed=1), 2_000))
