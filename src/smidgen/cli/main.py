@@ -20,7 +20,7 @@ COMMANDS = {
     "prepare": "turn text into a dataset folder",
     "pretrain": "train a model from scratch, or resume a run",
     "merge": "make one model of several, or of a model and its adapter",
-    "evaluate": "loss, perplexity and bits per byte of a model on a text or dataset",
+    "evaluate": "measure models: loss on a text or dataset, a suite of questions, GSM8K; several side by side",
     "generate": "continue a prompt",
     "chat": "talk to a model in the terminal",
     "export": "write a model for other programs: transformers, llama.cpp",

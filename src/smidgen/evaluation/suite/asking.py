@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
 
 from smidgen.evaluation.likelihood import Logits, score_continuations
@@ -90,13 +90,20 @@ def _write(
     ends = end_of_turn_ids(tokenizer) if form == "chat" else ()
     # What needs the most room first: requests that end together leave no slot idle at the end.
     ordered = sorted(items, key=lambda entry: -entry[1].max_new_tokens)
-    prompts, params, kept = [], [], []
+    prompts, params = [], []
+    kept: list[list[tuple[int, Category, Item]]] = []
+    asked: dict[Hashable, int] = {}
     for index, category, item in ordered:
         ids = encode_item(tokenizer, item, form)
         room = engine.info.max_seq_len - len(ids)
         if room < 1:
             done(index, "", wrong(f"its prompt of {len(ids)} tokens does not fit the context"))
             continue
+        key = (tuple(ids), category.stop, category.max_new_tokens)
+        if key in asked:  # one answer, judged by several categories
+            kept[asked[key]].append((index, category, item))
+            continue
+        asked[key] = len(prompts)
         prompts.append(ids)
         params.append(
             SamplingParams(
@@ -106,14 +113,14 @@ def _write(
                 stop_token_ids=ends,
             )
         )
-        kept.append((index, category, item))
+        kept.append([(index, category, item)])
     texts = [""] * len(kept)
     for chunk in stream(engine, tokenizer, prompts, params):
         texts[chunk.index] += chunk.text
         if chunk.finish_reason is not None:
-            index, category, item = kept[chunk.index]
             reply = Reply(texts[chunk.index], form, chunk.finish_reason == "stop", subject.run_code)
-            done(index, reply.text, judge(category, item, reply))
+            for index, category, item in kept[chunk.index]:
+                done(index, reply.text, judge(category, item, reply))
 
 
 def _choose(subject: Subject, category: Category, item: Item, form: Form) -> tuple[str, Verdict]:
