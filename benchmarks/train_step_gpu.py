@@ -201,12 +201,14 @@ def main() -> None:
         config = load_config(SHAPES[case].preset)
         ways = args.ways or ([*OURS, *PEERS] if case in {"elite-112m", "tiny"} else ["ours-bf16", "transformers"])
         ways = [way for way in ways if way not in PEERS or has_peer(config)]
-        figures = {way: measure_alone(case, way, args) for way in ways}
         flops = flops_per_token(config.model, SHAPES[case].seq_len)
-        for way, measured in figures.items():
+        figures: dict[str, dict[str, float]] = {}
+        for way in ways:
+            measured = measure_alone(case, way, args)
             if measured is None:
                 print(f"{case:20} {way:20} failed", flush=True)
                 continue
+            figures[way] = measured
             rate = measured["tokens_per_second"]
             mfu = f", MFU {rate * flops / peak:.1%}" if peak else ""
             print(
@@ -214,29 +216,26 @@ def main() -> None:
                 f"first step {measured['first_step_seconds']:.0f} s, loss {measured['loss']:.4f}",
                 flush=True,
             )
-        for way in (way for way in OURS if figures.get(way)):
-            results += compared(case, way, figures, flops, peak)
-    if args.json:
-        report.write(args.json, results)
+            if args.json:  # after every one: a lease that ends takes only the last
+                report.write(args.json, results + compared(case, figures, flops, peak))
+        results += compared(case, figures, flops, peak)
+    for result in results:
+        if result["metric"] == "train step" and result["ratio"]:
+            print(f"{result['case']}: {result['ratio']:.2f} × {result['peer_name']}")
 
 
-def compared(
-    case: str, way: str, figures: dict[str, dict[str, float] | None], flops: int, peak: float | None
-) -> list[dict[str, Any]]:
-    """One of our ways beside every peer that ran; an FP8 recipe beside our bf16 too."""
-    ours = figures[way]
-    assert ours is not None
-    name = f"{case}, {way.removeprefix('ours-')}"
+def compared(case: str, figures: dict[str, dict[str, float]], flops: int, peak: float | None) -> list[dict[str, Any]]:
+    """Each of our ways beside every peer that ran; an FP8 recipe beside our bf16 too."""
     results = []
-    if peak:
-        results.append(report.result(name, "MFU of bf16 peak", "1", ours["tokens_per_second"] * flops / peak))
-    peers = {**PEERS, **({"ours-bf16": "smidgen bf16"} if way != "ours-bf16" else {})}
-    beside = [(peer_name, figures[peer]) for peer, peer_name in peers.items() if figures.get(peer)] or [(None, None)]
-    for peer_name, theirs in beside:
-        for metric, unit, key in (("train step", "tok/s", "tokens_per_second"), ("peak memory", "GiB", "peak_gib")):
-            results.append(report.result(name, metric, unit, ours[key], theirs and theirs[key], peer_name))
-        if theirs is not None:
-            print(f"{name}: {ours['tokens_per_second'] / theirs['tokens_per_second']:.2f} × {peer_name}")
+    for way in (way for way in OURS if way in figures):
+        name, ours = f"{case}, {way.removeprefix('ours-')}", figures[way]
+        if peak:
+            results.append(report.result(name, "MFU of bf16 peak", "1", ours["tokens_per_second"] * flops / peak))
+        peers = {**PEERS, **({"ours-bf16": "smidgen bf16"} if way != "ours-bf16" else {})}
+        beside = [(peer_name, figures[peer]) for peer, peer_name in peers.items() if peer in figures] or [(None, None)]
+        for peer_name, theirs in beside:
+            for metric, unit, key in (("train step", "tok/s", "tokens_per_second"), ("peak memory", "GiB", "peak_gib")):
+                results.append(report.result(name, metric, unit, ours[key], theirs and theirs[key], peer_name))
     return results
 
 

@@ -36,7 +36,8 @@ SHORTEST_SPAN = 256
 
 def checked(logits: Tensor, chosen: Tensor, largest: Tensor) -> Tensor:
     """`chosen` [B], or what is wrong with a row whose largest logit is `largest` [B]."""
-    problem = torch.where(largest == -torch.inf, NOTHING_LEFT, NOT_FINITE)
+    # In whole numbers, not by torch.where of two: those would be copied from the host, which a CUDA graph refuses.
+    problem = NOT_FINITE + (largest == -torch.inf).long() * (NOTHING_LEFT - NOT_FINITE)
     return torch.where(largest.isfinite(), chosen, problem)
 
 
@@ -100,6 +101,7 @@ class DecodingStep:
         self._layers = model.layers
         self._cache = cache
         self._device = cache.layers[0].keys.device
+        model.move_frequencies(self._device)
         size = cache.batch_size
         self._tokens = torch.zeros(size, dtype=torch.int64, device=self._device)
         self._positions = torch.zeros(size, dtype=torch.int64, device=self._device)

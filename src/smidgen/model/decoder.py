@@ -212,11 +212,17 @@ class Decoder(nn.Module):
             if window is not None:
                 age = age % capacity
                 visible = (age < window) & (age <= positions[:, None])
-            added = torch.where(visible, 0.0, -torch.inf)[:, None, None]
-            step = TokenStep(rows, torch.where(active > 0, slots, capacity), used)
-            angles = rotation(positions[:, None], frequencies.to(positions.device))
+            # No numbers of the host's among tensors from here on: in a CUDA graph they would have to be copied.
+            added = torch.zeros_like(visible, dtype=torch.float32).masked_fill_(~visible, -torch.inf)[:, None, None]
+            step = TokenStep(rows, slots.masked_fill(active == 0, capacity), used)
+            angles = rotation(positions[:, None], frequencies)
             inputs[layer_type] = LayerInputs(angles, Visibility(added=added), 0.0, step)
         return inputs
+
+    def move_frequencies(self, device: torch.device) -> None:
+        """Hold RoPE's inverse frequencies on `device`; every pass does it for its own."""
+        if any(frequencies.device != device for frequencies in self._frequencies.values()):
+            self._frequencies = {kind: frequencies.to(device) for kind, frequencies in self._frequencies.items()}
 
     def embed(self, input_ids: Tensor) -> Tensor:
         """What enters the first layer, [..., D] in the compute dtype, of ids int64 [...]."""
@@ -235,6 +241,7 @@ class Decoder(nn.Module):
     ) -> dict[LayerType, LayerInputs]:
         dropout = self.dropout if self.training else 0.0
         inputs: dict[LayerType, LayerInputs] = {}
+        self.move_frequencies(positions.device)
         for layer_type, frequencies in self._frequencies.items():
             if step is not None and cache is not None:
                 visibility = step.visibility(self._window if layer_type == "sliding" else None, cache.max_seq_len)
@@ -243,7 +250,7 @@ class Decoder(nn.Module):
                 # plain causal attention, which needs no mask.
                 window = self._window if layer_type == "sliding" else None
                 visibility = _visibility(positions, attention_mask, document_ids, window, has_dropout=dropout > 0)
-            angles = rotation(positions, frequencies.to(positions.device))
+            angles = rotation(positions, frequencies)
             inputs[layer_type] = LayerInputs(angles, visibility, dropout, step)
         return inputs
 
