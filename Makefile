@@ -12,10 +12,11 @@ PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest
 PYTEST_ARGS ?= --numprocesses auto --dist worksteal
 
 .DEFAULT_GOAL := help
-.PHONY: help install quickstart test test-interop torture lint format clean
+.PHONY: help install quickstart native test test-interop torture lint format clean
 
 help:
 	@echo "make quickstart   build a corpus, train a model on it, measure it, let it write (a few minutes)"
+	@echo "make native       build the edge engine's library again after a change of its sources"
 	@echo "make test         run the tests"
 	@echo "make test-interop exported models in llama.cpp and two versions of transformers (builds llama.cpp: minutes)"
 	@echo "make lint         ruff and mypy"
@@ -30,6 +31,10 @@ $(INSTALLED): pyproject.toml constraints.txt
 	$(BIN)/python -m pip install --quiet $(PIP_ARGS) --constraint constraints.txt torch
 	$(BIN)/python -m pip install --quiet $(PIP_ARGS) --constraint constraints.txt --editable '.[dev]'
 	@touch $(INSTALLED)
+
+native:
+	cmake -S . -B build/native -DSMIDGEN_IN_SOURCE=ON > /dev/null
+	cmake --build build/native --parallel
 
 quickstart: $(INSTALLED)
 	$(BIN)/smidgen quickstart

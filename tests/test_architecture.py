@@ -75,6 +75,7 @@ def test_folders_import_only_folders_above_them(repository: Path) -> None:
         ("smidgen", ["torch", "transformers", "pydantic", "numpy"]),
         ("smidgen.runtime", ["torch", "transformers", "pydantic"]),
         ("smidgen.tokenization", ["torch", "transformers", "pydantic"]),
+        ("smidgen.edge.loading", ["torch", "transformers", "pydantic", "numpy"]),
         ("smidgen.cli.main", ["torch", "transformers", "pydantic", "numpy"]),
         ("smidgen.data", ["torch", "transformers"]),
         ("smidgen.folders", ["transformers"]),

@@ -1,0 +1,9 @@
+#include "lanes_avx512.h"
+#include "kernels_table.h"
+
+namespace smidgen {
+const Kernels* kernels_avx512() {
+    static constexpr Kernels table = make_table("avx512");
+    return &table;
+}
+}  // namespace smidgen

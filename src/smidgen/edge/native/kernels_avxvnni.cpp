@@ -1,0 +1,9 @@
+#include "lanes_avx2.h"
+#include "kernels_table.h"
+
+namespace smidgen {
+const Kernels* kernels_avxvnni() {
+    static constexpr Kernels table = make_table("avxvnni");
+    return &table;
+}
+}  // namespace smidgen

@@ -1,0 +1,82 @@
+// Sixteen lanes in one register: AVX-512 F, BW, VL, DQ and VNNI.
+#pragma once
+#include <immintrin.h>
+
+#include "common.h"
+
+namespace smidgen {
+namespace {
+
+using F = __m512;
+using I = __m512i;
+using B = __m512i;
+
+constexpr bool kSignedDot = false;  // dot() takes codes of 0 ... 255
+constexpr int kTilesAtOnce = 2, kBlock = 12, kMixRows = 4, kMixDims = 4, kScoreTiles = 2;
+
+inline F zero() { return _mm512_setzero_ps(); }
+inline F set1(float v) { return _mm512_set1_ps(v); }
+inline F load(const float* p) { return _mm512_loadu_ps(p); }
+inline void store(float* p, F v) { _mm512_storeu_ps(p, v); }
+inline F add(F a, F b) { return _mm512_add_ps(a, b); }
+inline F sub(F a, F b) { return _mm512_sub_ps(a, b); }
+inline F mul(F a, F b) { return _mm512_mul_ps(a, b); }
+inline F div(F a, F b) { return _mm512_div_ps(a, b); }
+inline F fma(F a, F b, F c) { return _mm512_fmadd_ps(a, b, c); }
+inline F maximum(F a, F b) { return _mm512_max_ps(a, b); }
+inline F minimum(F a, F b) { return _mm512_min_ps(a, b); }
+inline F absolute(F a) { return _mm512_abs_ps(a); }
+inline float reduce_add(F a) { return _mm512_reduce_add_ps(a); }
+inline float reduce_max(F a) { return _mm512_reduce_max_ps(a); }
+inline I set1i(int v) { return _mm512_set1_epi32(v); }
+inline I addi(I a, I b) { return _mm512_add_epi32(a, b); }
+inline I subi(I a, I b) { return _mm512_sub_epi32(a, b); }
+inline I muli(I a, I b) { return _mm512_mullo_epi32(a, b); }
+template <int N>
+inline I shift_left(I a) { return _mm512_slli_epi32(a, N); }
+template <int N>
+inline I shift_right(I a) { return _mm512_srai_epi32(a, N); }
+inline F to_float(I a) { return _mm512_cvtepi32_ps(a); }
+inline I to_int(F a) { return _mm512_cvtps_epi32(a); }  // to nearest, ties to even
+inline F as_float(I a) { return _mm512_castsi512_ps(a); }
+inline I as_int(F a) { return _mm512_castps_si512(a); }
+inline void store_codes(int8_t* p, I a) { _mm_storeu_si128(reinterpret_cast<__m128i*>(p), _mm512_cvtepi32_epi8(a)); }
+inline int reduce_addi(I a) { return _mm512_reduce_add_epi32(a); }
+
+inline F load_bf16(const uint16_t* p) {
+    return as_float(_mm512_slli_epi32(_mm512_cvtepu16_epi32(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p))), 16));
+}
+inline F load_f16(const uint16_t* p) {
+    return _mm512_cvtph_ps(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)));
+}
+inline F load_i8(const int8_t* p) {
+    return to_float(_mm512_cvtepi8_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p))));
+}
+inline I load_u8(const uint8_t* p) {
+    return _mm512_cvtepu8_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p)));
+}
+
+inline B load_bytes(const uint8_t* p) { return _mm512_loadu_si512(p); }
+inline void store_bytes(uint8_t* p, B b) { _mm512_storeu_si512(p, b); }
+template <int Mask>
+inline B masked(B b) { return _mm512_and_si512(b, _mm512_set1_epi8(char(Mask))); }
+template <int N, int Mask>
+inline B shifted(B b) { return _mm512_and_si512(_mm512_srli_epi16(b, N), _mm512_set1_epi8(char(Mask))); }
+// acc + the products of the four codes of each lane with the four of x.
+inline I dot(I acc, B codes, const int8_t* x) {
+    int32_t four;
+    std::memcpy(&four, x, 4);
+    return _mm512_dpbusd_epi32(acc, codes, _mm512_set1_epi32(four));
+}
+inline F even_bf16(B b) { return as_float(_mm512_slli_epi32(b, 16)); }
+inline F odd_bf16(B b) { return as_float(_mm512_and_si512(b, _mm512_set1_epi32(int(0xffff0000u)))); }
+inline F as_f32(B b) { return as_float(b); }
+// Bits Shift ... of each lane as numbers 0 ... Mask.
+template <int Shift, int Mask>
+inline I field(B b) { return _mm512_and_si512(_mm512_srli_epi32(b, Shift), _mm512_set1_epi32(Mask)); }
+// Codes of 0 ... 255 as dot() wants them.
+inline B for_dot(B x) { return x; }
+inline void prefetch(const uint8_t* p) { _mm_prefetch(reinterpret_cast<const char*>(p), _MM_HINT_T0); }
+
+}  // namespace
+}  // namespace smidgen

@@ -1,0 +1,200 @@
+"""Integer products against numpy's, to the last bit, on every instruction set; saturating inputs included."""
+
+from __future__ import annotations
+
+import ctypes as c
+from typing import Any
+
+import numpy as np
+import pytest
+
+from smidgen.edge import library as native
+
+FLOAT_POINTER = c.POINTER(c.c_float)
+
+
+def tensor(array: np.ndarray, dtype: int) -> native.Tensor:
+    return native.Tensor(array.ctypes.data, array.size, dtype, 0)
+
+
+def product(isa: str, matrix: native.Matrix, x: np.ndarray) -> np.ndarray:
+    """x [T, cols] float32 through the native product."""
+    y = np.full((len(x), matrix.rows), np.nan, np.float32)
+    x = np.ascontiguousarray(x, np.float32)
+    status = native.library().edge_product(
+        native.instruction_sets()[isa],
+        matrix,
+        len(x),
+        x.ctypes.data_as(FLOAT_POINTER),
+        y.ctypes.data_as(FLOAT_POINTER),
+    )
+    assert status == 0, native.last_error()
+    return y
+
+
+def activations(rng: np.random.Generator, tokens: int, cols: int, extreme: bool) -> np.ndarray:
+    """Whole numbers whose largest is 127: the codes of a token are the numbers themselves."""
+    if extreme:
+        x = rng.choice([-127, 127], (tokens, cols))
+    else:
+        x = rng.integers(-127, 128, (tokens, cols))
+    x[:, 0] = 127
+    return x.astype(np.float32)
+
+
+SHAPES = [
+    (16, 64, 1),
+    (33, 96, 1),
+    (48, 768, 2),
+    (40, 100, 3),
+    (64, 256, 5),
+    (50, 352, 13),
+    (16, 4096, 24),
+    (20, 32, 31),
+]
+
+
+@pytest.mark.parametrize("extreme", [False, True])
+@pytest.mark.parametrize(("rows", "cols", "tokens"), SHAPES)
+def test_int8(isa: str, rows: int, cols: int, tokens: int, extreme: bool) -> None:
+    rng = np.random.default_rng(rows + cols)
+    codes = rng.choice([-128, 127], (rows, cols)) if extreme else rng.integers(-128, 128, (rows, cols))
+    codes = codes.astype(np.int8)
+    scale = np.ones(rows, np.float32)
+    matrix = native.Matrix(
+        weight=tensor(codes, native.INT8),
+        scale=tensor(scale, native.FLOAT32),
+        rows=rows,
+        cols=cols,
+        source=native.STORED_INT8,
+        format=native.FORMATS["int8"],
+        group=-1,
+        activation=native.ACTIVATIONS["int8"],
+    )
+    x = activations(rng, tokens, cols, extreme)
+    expected = (x.astype(np.int64) @ codes.astype(np.int64).T).astype(np.float32)
+    assert np.array_equal(product(isa, matrix, x), expected)
+
+
+def int4_matrix(codes: np.ndarray, scale: np.ndarray, zero: np.ndarray | None, keep: list[Any]) -> native.Matrix:
+    """Codes 0 ... 15 [rows, cols], packed as compressed-tensors packs them."""
+    rows, cols = codes.shape
+    padded = np.zeros((rows, -(-cols // 8) * 8), np.uint32)
+    padded[:, :cols] = codes
+    shifts = np.arange(8, dtype=np.uint32) * 4
+    words = (padded.reshape(rows, -1, 8) << shifts).sum(-1, dtype=np.uint32)
+    keep += [words, scale]
+    matrix = native.Matrix(
+        weight=tensor(words, native.INT32),
+        scale=tensor(scale, native.FLOAT32),
+        rows=rows,
+        cols=cols,
+        source=native.STORED_INT4,
+        format=native.FORMATS["int4"],
+        group=-1 if scale.shape[1] == 1 else cols // scale.shape[1],
+        activation=native.ACTIVATIONS["int8"],
+    )
+    if zero is not None:
+        padded = np.zeros((-(-rows // 8) * 8, zero.shape[1]), np.uint32)
+        padded[:rows] = zero
+        packed = (padded.reshape(-1, 8, zero.shape[1]) << shifts[:, None]).sum(1, dtype=np.uint32)
+        keep.append(packed)
+        matrix.zero = tensor(packed, native.INT32)
+    return matrix
+
+
+@pytest.mark.parametrize("asymmetric", [False, True])
+@pytest.mark.parametrize("extreme", [False, True])
+@pytest.mark.parametrize(
+    ("rows", "cols", "group", "tokens"),
+    [(16, 64, 32, 1), (33, 96, 32, 2), (48, 768, 128, 1), (64, 256, 64, 5), (50, 352, 32, 13), (20, 40, 40, 3)],
+)
+def test_int4(isa: str, rows: int, cols: int, group: int, tokens: int, extreme: bool, asymmetric: bool) -> None:
+    rng = np.random.default_rng(rows + cols)
+    codes = rng.choice([0, 15], (rows, cols)) if extreme else rng.integers(0, 16, (rows, cols))
+    groups = cols // group
+    # Scales are powers of two, so that float32 sums are exact too.
+    scale = (2.0 ** rng.integers(-2, 3, (rows, groups))).astype(np.float32)
+    zero = rng.integers(0, 16, (rows, groups)) if asymmetric else None
+    keep: list[Any] = []
+    matrix = int4_matrix(codes, scale, zero, keep)
+    x = activations(rng, tokens, cols, extreme)
+    centred = codes - np.repeat(zero if zero is not None else np.full((rows, groups), 8), group, axis=1)
+    expected = x.astype(np.float64) @ (centred * np.repeat(scale.astype(np.float64), group, axis=1)).T
+    assert np.array_equal(product(isa, matrix, x), expected.astype(np.float32))
+
+
+@pytest.mark.parametrize("extreme", [False, True])
+@pytest.mark.parametrize(("rows", "cols", "tokens"), [s for s in SHAPES if s[0] % 4 == 0])
+def test_ternary(isa: str, rows: int, cols: int, tokens: int, extreme: bool) -> None:
+    rng = np.random.default_rng(rows + cols)
+    codes = rng.choice([0, 2], (rows, cols)) if extreme else rng.integers(0, 3, (rows, cols))
+    quarters = codes.astype(np.uint8).reshape(4, rows // 4, cols)
+    packed = quarters[0] | quarters[1] << 2 | quarters[2] << 4 | quarters[3] << 6
+    scale = np.ones(1, np.float32)
+    matrix = native.Matrix(
+        weight=tensor(packed, native.UINT8),
+        scale=tensor(scale, native.FLOAT32),
+        rows=rows,
+        cols=cols,
+        source=native.STORED_TERNARY,
+        format=native.FORMATS["ternary"],
+        group=-1,
+        activation=native.ACTIVATIONS["int8"],
+    )
+    x = activations(rng, tokens, cols, extreme)
+    expected = x.astype(np.int64) @ (codes.astype(np.int64) - 1).T
+    assert np.array_equal(product(isa, matrix, x), expected.astype(np.float32))
+
+
+@pytest.mark.parametrize("format_name", ["float32", "bf16", "int8", "int4", "ternary"])
+@pytest.mark.parametrize(("rows", "cols", "tokens"), [(33, 100, 1), (48, 96, 4), (64, 256, 17)])
+def test_floats(isa: str, format_name: str, rows: int, cols: int, tokens: int) -> None:
+    """Random weights, inputs as they are: only the weights are rounded, as this test rounds them."""
+    rng = np.random.default_rng(rows)
+    weight = rng.standard_normal((rows, cols)).astype(np.float32)
+    matrix = native.Matrix(
+        weight=tensor(weight, native.FLOAT32),
+        rows=rows,
+        cols=cols,
+        source=native.STORED_FLOAT,
+        format=native.FORMATS[format_name],
+        group=32,
+        activation=native.ACTIVATIONS["float"],
+        round=int(format_name == "ternary"),
+    )
+    x = rng.standard_normal((tokens, cols)).astype(np.float32)
+    result = product(isa, matrix, x)
+    rounded = {"float32": weight, "bf16": to_bf16(weight)}.get(format_name)
+    if format_name == "int8":
+        scale = to_bf16(np.abs(weight).max(1, keepdims=True) / np.float32(127))
+        rounded = np.clip(np.round(weight / scale), -128, 127) * scale
+    elif format_name == "int4":
+        groups = np.pad(weight, ((0, 0), (0, -cols % 32))).reshape(rows, -1, 32)
+        scale = to_bf16(
+            np.maximum(groups.max(-1, keepdims=True) / 7, groups.min(-1, keepdims=True) / -8).astype(np.float32)
+        )
+        rounded = (np.clip(np.round(groups / scale), -8, 7) * scale).reshape(rows, -1)[:, :cols]
+    elif format_name == "ternary":
+        beta = np.abs(weight).mean(dtype=np.float64)
+        rounded = np.clip(np.round(weight / beta), -1, 1) * beta
+    assert rounded is not None
+    np.testing.assert_allclose(result, x @ rounded.T, atol=1e-4)
+
+
+def to_bf16(x: np.ndarray) -> np.ndarray:
+    bits = np.ascontiguousarray(x, np.float32).view(np.uint32)
+    return ((bits + 0x7FFF + (bits >> 16 & 1)) & 0xFFFF0000).astype(np.uint32).view(np.float32)
+
+
+def test_a_matrix_with_nan_is_refused(isa: str) -> None:
+    weight = np.ones((16, 32), np.float32)
+    weight[3, 4] = np.nan
+    matrix = native.Matrix(weight=tensor(weight, native.FLOAT32), rows=16, cols=32, group=-1, name=b"model.x")
+    out = np.empty((1, 16), np.float32)
+    pointer = out.ctypes.data_as(FLOAT_POINTER)
+    x = np.ones(32, np.float32)
+    assert native.library().edge_product(
+        native.instruction_sets()[isa], matrix, 1, x.ctypes.data_as(FLOAT_POINTER), pointer
+    )
+    assert "model.x: holds NaN" in native.last_error()
