@@ -99,6 +99,6 @@ class ScriptedEngine:
             self.cancelled.append(request)
 
 
-@pytest.fixture
-def scripted() -> type[ScriptedEngine]:
+@pytest.fixture(scope="session")
+def scripted_type() -> type[ScriptedEngine]:
     return ScriptedEngine

@@ -161,6 +161,26 @@ def test_completions(client: openai.OpenAI, expected: Callable[..., Completion],
     assert streamed == [text + answer.text for text, answer in zip(texts, answers, strict=True)]
 
 
+def test_banned_and_favoured_tokens(client: openai.OpenAI, expected: Callable[..., Completion]) -> None:
+    first = expected(max_new_tokens=1, temperature=0).tokens[0]
+    banned = client.chat.completions.create(
+        model="tiny", messages=MESSAGES, max_tokens=4, temperature=0, logit_bias={str(first): -100}, logprobs=True
+    )
+    unbanned = client.chat.completions.create(model="tiny", messages=MESSAGES, max_tokens=4, temperature=0)
+    assert banned.choices[0].message.content != unbanned.choices[0].message.content
+    favoured = client.completions.create(model="tiny", prompt="A", max_tokens=3, logit_bias={"40": 100}, seed=1)
+    assert len(set(favoured.choices[0].text)) == 1
+
+
+def test_penalties(client: openai.OpenAI) -> None:
+    """With the largest frequency penalty on a favoured token, it gives way to the other sooner or later."""
+    bias = {"40": 100, "41": 98}
+    options: dict[str, Any] = {"model": "tiny", "prompt": "A", "max_tokens": 8, "temperature": 0, "logit_bias": bias}
+    assert len(set(client.completions.create(**options).choices[0].text)) == 1
+    assert len(set(client.completions.create(**options, frequency_penalty=2).choices[0].text)) == 2
+    assert len(set(client.completions.create(**options, presence_penalty=2).choices[0].text)) <= 2
+
+
 def test_models_and_errors(client: openai.OpenAI) -> None:
     assert [model.id for model in client.models.list()] == ["tiny"]
     assert client.models.retrieve("tiny").id == "tiny"

@@ -16,11 +16,11 @@ import os
 import sys
 from pathlib import Path
 
-from smidgen.cli.sampling import add_model_flags, load_writer
+from smidgen.cli.engines import add_engine_flags, open_engine
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
-    add_model_flags(parser)
+    add_engine_flags(parser)
     parser.add_argument("--host", default="127.0.0.1", help="address to listen on (default: 127.0.0.1)")
     parser.add_argument("--port", type=int, default=8000, help="port; 0 takes a free one (default: 8000)")
     parser.add_argument("--name", metavar="TEXT", help="what clients call the model (default: its folder's name)")
@@ -58,10 +58,15 @@ def run(args: argparse.Namespace) -> int:
         drain_timeout=args.drain_timeout,
     )
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
-    from smidgen.inference import TorchEngine
-
-    writer = load_writer(args)
-    engine = TorchEngine(writer.model, writer.eos_ids, args.max_batch_size, args.max_seq_len)
+    engine, tokenizer = open_engine(
+        args.model,
+        args.engine,
+        device=args.device,
+        precision=args.precision,
+        max_batch_size=args.max_batch_size,
+        max_seq_len=args.max_seq_len,
+        threads=args.threads,
+    )
     name = args.name or Path(args.model).resolve().name
 
     def ready(url: str) -> None:
@@ -73,7 +78,7 @@ def run(args: argparse.Namespace) -> int:
         )
         print(f"chat at {url}   API at {url}/v1   (Ctrl-C ends)", flush=True)
 
-    serve(engine, writer.tokenizer, name, settings, ready)
+    serve(engine, tokenizer, name, settings, ready)
     return 0
 
 
