@@ -26,6 +26,7 @@ COMMANDS = {
     "export": "write a model for other programs: transformers, llama.cpp",
     "serve": "answer over HTTP: an OpenAI-compatible API and a chat page",
     "import": "make a model folder of a GGUF file, another trainer's checkpoint or a Hugging Face folder",
+    "quantize": "make a model smaller: int8, int4, packed ternary or FP8",
     "plot": "draw the curves of a run",
     "report": "write one HTML page on a run, or on several side by side",
     "track": "send a run's figures to TensorBoard, Weights & Biases or trackio",

@@ -50,8 +50,8 @@ def quantize_awq(model: Decoder, quantization: Quantization, batches: Batches) -
         raise ConfigError(f"method = awq: scales columns for int8 or int4, not for {quantization.scheme}; use rtn")
     if model.config.linear.kind != "dense":
         raise ConfigError(
-            f"method = awq: model.linear.kind = {model.config.linear.kind}: its weights were trained rounded, and scaled "
-            "columns would no longer be; use rtn or gptq"
+            f"method = awq: model.linear.kind = {model.config.linear.kind}: its weights were trained rounded, and "
+            "scaled columns would no longer be; use rtn or gptq"
         )
     layout = linear_layout(quantized_config(model.config, quantization))
     seen = input_statistics(model, batches)
@@ -118,8 +118,7 @@ def _shares(layer: Layer, config: ModelConfig) -> Iterator[Share]:
         yield Share(("mlp.down_proj",), norm(mlp.ffn_sub_norm))
     elif config.feed_forward.gated:
         # `act(gate) · up` is linear in up.
-        up = mlp.up_proj
-        yield Share(("mlp.down_proj",), lambda factors: up.weight.div_(factors[:, None]) and None)
+        yield Share(("mlp.down_proj",), _rows(_linear(layer, "mlp.up_proj")))
 
 
 def _values(layer: Layer, config: ModelConfig) -> Share:
@@ -143,6 +142,15 @@ def _values(layer: Layer, config: ModelConfig) -> Share:
         both.weight.view(heads, nope + size, -1)[:, nope:].div_(factors.view(heads, size, 1))
 
     return Share(("self_attn.o_proj",), divide_values)
+
+
+def _rows(linear: Linear) -> Callable[[Tensor], None]:
+    """Divides what a projection puts out."""
+
+    def divide(factors: Tensor) -> None:
+        linear.weight.div_(factors[:, None])
+
+    return divide
 
 
 def _linear(layer: Layer, name: str) -> Linear:

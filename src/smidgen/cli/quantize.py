@@ -1,0 +1,223 @@
+"""Make a smaller model of a trained one, and report what it lost.
+
+Example: smidgen quantize runs/demo --scheme int4 --out demo-int4 --data data
+         smidgen quantize runs/demo --scheme int4 --method gptq --calibration data --out demo-int4 --data data
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shutil
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from smidgen.config import ModelConfig, Quantization
+    from smidgen.evaluation.perplexity import Perplexity
+    from smidgen.evaluation.quantization import Comparison
+    from smidgen.model import Decoder
+
+_CALIBRATION_LENGTH = 512
+_CARRIED = ("generation_config.json", "chat_template.jinja")
+"""Files of a model folder that neither the model nor the tokenizer writes."""
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("model", metavar="MODEL", help="a model, checkpoint, run or Hugging Face folder")
+    parser.add_argument(
+        "--scheme",
+        required=True,
+        choices=["int8", "int4", "ternary", "fp8_block", "fp8_tensor"],
+        help="of the projections; ternary packs a model trained with ternary weights",
+    )
+    parser.add_argument("--out", required=True, metavar="DIR", help="folder of the new model")
+    parser.add_argument(
+        "--method",
+        choices=["rtn", "gptq", "awq"],
+        default="rtn",
+        help="how weights are rounded (default: rtn, to nearest)",
+    )
+    parser.add_argument("--group-size", type=int, choices=[32, 64, 128], default=32, help="of int4 (default: 32)")
+    parser.add_argument("--asymmetric", action="store_true", help="int4 with a zero point a group")
+    for part in ("head", "embedding"):
+        parser.add_argument(
+            f"--{part}",
+            choices=["bf16", "int8", "int4"],
+            help=f"scheme of the {part} (default: bf16); where they are tied, head and embedding are one",
+        )
+    parser.add_argument(
+        "--activation-bits", type=int, choices=[8, 16], help="8 rounds inputs of projections too (default: as trained)"
+    )
+    parser.add_argument("--calibration", metavar="DATA", help="a dataset folder or text file for gptq and awq")
+    parser.add_argument(
+        "--calibration-tokens", type=int, default=16_384, metavar="N", help="tokens of it (default: 16384)"
+    )
+    measured = parser.add_mutually_exclusive_group()
+    measured.add_argument("--data", metavar="DIR", help="measure the loss of quality on a dataset's validation split")
+    measured.add_argument("--text", metavar="FILE", help="measure it on a UTF-8 text file")
+    parser.add_argument("--tokens", type=int, default=16_384, metavar="N", help="tokens to measure on (default: 16384)")
+    parser.add_argument("--device", default="auto", help="auto, cpu, cuda, mps (default: auto)")
+    parser.add_argument("--json", action="store_true", help="print the report as JSON")
+
+
+def run(args: argparse.Namespace) -> int:
+    from smidgen.evaluation.quantization import model_size
+    from smidgen.folders import load, load_tokenizer, resolve, save
+    from smidgen.quantization import quantize_by
+    from smidgen.runtime.errors import ConfigError, ModelFolderError
+    from smidgen.training.devices import resolve_device
+
+    for name in ("tokens", "calibration_tokens"):
+        if getattr(args, name) < 2:
+            raise ConfigError(f"--{name.replace('_', '-')} = {getattr(args, name)}: use 2 or more")
+    if args.calibration is not None and args.method == "rtn":
+        raise ConfigError("--calibration: rounding to nearest looks at no text; add --method gptq or awq")
+    folder = resolve(args.model).folder
+    if folder is None:
+        raise ModelFolderError(f"{args.model}: a preset has random weights; name a trained model")
+    if Path(args.out).resolve() == folder.resolve():
+        raise ModelFolderError(f"--out {args.out}: is the model itself; name another folder")
+    model = load(args.model, device=resolve_device(args.device))
+    quantization = _quantization(args, model.config)
+    batches = None
+    if args.calibration is not None:
+        batches = [ids.to(model.head_weight.device) for ids in _windows(args, model, args.calibration, "train")]
+    quantized = quantize_by(args.method, model, quantization, batches)
+    try:
+        tokenizer = load_tokenizer(args.model)
+    except ModelFolderError:
+        tokenizer = None  # a bare model of another project
+    save(quantized, args.out, tokenizer)
+    for name in _CARRIED:
+        if (folder / name).is_file():
+            shutil.copyfile(folder / name, Path(args.out) / name)
+    comparison = _comparison(args, model, quantized) if args.data or args.text else None
+    sizes = (model_size(model), model_size(quantized)) if comparison is None else None
+    if args.json:
+        json.dump(_figures(args, quantization, comparison, sizes), sys.stdout, indent=2)
+        print()
+    else:
+        _print(args, comparison, sizes)
+    return 0
+
+
+def _quantization(args: argparse.Namespace, model: ModelConfig) -> Quantization:
+    from smidgen.config import Quantization, validate
+
+    head, embedding = args.head, args.embedding
+    if model.tie_word_embeddings:
+        # One matrix: what is said of one is said of both; a contradiction is the configuration's to refuse.
+        head, embedding = head or embedding, embedding or head
+    bits = args.activation_bits
+    return validate(
+        Quantization,
+        {
+            "scheme": args.scheme,
+            "group_size": args.group_size,
+            "symmetric": not args.asymmetric,
+            "head": head or "bf16",
+            "embedding": embedding or "bf16",
+            "activation_bits": bits if bits is not None else 8 if model.rounds_activations else 16,
+        },
+    )
+
+
+def _windows(args: argparse.Namespace, model: Decoder, source: str, split: str) -> list[Tensor]:
+    """Token ids [1, T] of a dataset's split or of a text file, as many tokens as were asked for."""
+    import torch
+
+    from smidgen.data import Dataset, validation_windows
+    from smidgen.evaluation.perplexity import TextWindows
+
+    budget = args.calibration_tokens if split == "train" else args.tokens
+    length = min(model.config.max_seq_len, _CALIBRATION_LENGTH)
+    if Path(source).is_dir():
+        dataset = Dataset.open(source)
+        tokens = dataset.train if split == "train" else dataset.val
+        tokens.check_vocab(model.config.vocab_size)
+        windows: Any = validation_windows(tokens, length, budget)
+    else:
+        windows = TextWindows(_text_ids(args.model, source, budget), length)
+    device = model.head_weight.device
+    count = max(1, min(windows.per_epoch, budget // length))
+    return [torch.from_numpy(windows.batch(i, 1).input_ids).to(device) for i in range(count)]
+
+
+def _text_ids(model: str, path: str, budget: int) -> list[int]:
+    from smidgen.cli.evaluate import read_text
+    from smidgen.folders import load_tokenizer
+    from smidgen.runtime.errors import DataError
+
+    ids = load_tokenizer(model).encode(read_text(Path(path)))[: budget + 1]
+    if len(ids) < 2:
+        raise DataError(f"{path}: a text of {len(ids)} tokens: give a longer one")
+    return ids
+
+
+def _comparison(args: argparse.Namespace, model: Decoder, quantized: Decoder) -> Comparison:
+    from smidgen.cli.evaluate import read_text
+    from smidgen.data import Dataset
+    from smidgen.evaluation.perplexity import evaluate_dataset, evaluate_text
+    from smidgen.evaluation.quantization import compare
+    from smidgen.folders import load_tokenizer
+
+    def measure(decoder: Decoder) -> Perplexity:
+        if args.data:
+            return evaluate_dataset(decoder, Dataset.open(args.data), max_tokens=args.tokens)
+        return evaluate_text(decoder, load_tokenizer(args.model), read_text(Path(args.text)))
+
+    return compare(model, quantized, measure, _windows(args, model, args.data or args.text, "val"))
+
+
+def _figures(args: argparse.Namespace, quantization: Quantization, comparison: Comparison | None, sizes: Any) -> Any:
+    before, after = sizes or (comparison.size_before, comparison.size)  # type: ignore[union-attr]
+    figures = {
+        "out": args.out,
+        "method": args.method,
+        **quantization.model_dump(),
+        "bytes": after.bytes,
+        "bytes_before": before.bytes,
+        "bits_per_weight": after.bits_per_weight,
+        "projection_bits": after.projection_bits,
+    }
+    if comparison is not None:
+        figures |= {
+            "perplexity": comparison.quality.perplexity,
+            "perplexity_before": comparison.quality_before.perplexity,
+            "perplexity_change": comparison.perplexity_change,
+            "bits_per_byte": comparison.quality.bits_per_byte,
+            "bits_per_byte_before": comparison.quality_before.bits_per_byte,
+            "greedy_agreement": comparison.agreement,
+            "tokens_per_second": comparison.speed,
+            "tokens_per_second_before": comparison.speed_before,
+        }
+    return figures
+
+
+def _print(args: argparse.Namespace, comparison: Comparison | None, sizes: Any) -> None:
+    from smidgen.cli.tables import format_bytes, print_table
+
+    before, after = sizes or (comparison.size_before, comparison.size)  # type: ignore[union-attr]
+    rows = [
+        ["size", format_bytes(before.bytes), format_bytes(after.bytes)],
+        ["bits a weight", f"{before.bits_per_weight:.2f}", f"{after.bits_per_weight:.2f}"],
+        ["bits a weight of projections", f"{before.projection_bits:.2f}", f"{after.projection_bits:.2f}"],
+    ]
+    if comparison is not None:
+        one, other = comparison.quality_before, comparison.quality
+        rows.append(
+            ["perplexity", f"{one.perplexity:.3f}", f"{other.perplexity:.3f} ({comparison.perplexity_change:+.2%})"]
+        )
+        if one.bits_per_byte is not None and other.bits_per_byte is not None:
+            change = other.bits_per_byte - one.bits_per_byte
+            rows.append(["bits per byte", f"{one.bits_per_byte:.4f}", f"{other.bits_per_byte:.4f} ({change:+.4f})"])
+        rows.append(["same most probable token", "", f"{comparison.agreement:.2%}"])
+        rows.append(["tokens a second, PyTorch", f"{comparison.speed_before:.0f}", f"{comparison.speed:.0f}"])
+    print_table(["", "before", args.scheme], rows)
+    print(f'\n{args.out}: {args.scheme}, {args.method}. Next: smidgen generate {args.out} "Once"')
+    if comparison is None:
+        print("--data DIR or --text FILE measures what it lost.")

@@ -1,0 +1,92 @@
+"""`smidgen quantize`: a folder that the other commands take, a report, and refusals in one line."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import smidgen
+from smidgen.cli.main import main
+from smidgen.tokenization import train_tokenizer
+
+TEXT = "Once upon a time there was a small fox. It liked to run, and it ran to the river every day. " * 12
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("model")
+    tokenizer = train_tokenizer("byte_bpe", [TEXT], 300)
+    decoder = smidgen.build("elite-tiny", {"model.num_layers": 2, "model.vocab_size": tokenizer.vocab_size})
+    smidgen.save(decoder, folder / "model", tokenizer)
+    (folder / "story.txt").write_text(TEXT)
+    (folder / "model" / "chat_template.jinja").write_text("{{ messages[0].content }}")
+    return folder / "model"
+
+
+def quantize(capsys: pytest.CaptureFixture[str], *arguments: Any) -> dict[str, Any]:
+    assert main(["quantize", *map(str, arguments), "--json"]) == 0
+    figures = json.loads(capsys.readouterr().out)
+    assert isinstance(figures, dict)
+    return figures
+
+
+@pytest.mark.parametrize("method", ["rtn", "gptq", "awq"])
+def test_a_report_of_size_loss_and_speed(
+    method: str, model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    story = model.parent / "story.txt"
+    calibration = [] if method == "rtn" else ["--calibration", story]
+    out = tmp_path / "int4"
+    options = ["--scheme", "int4", "--method", method, "--out", out, "--text", story, *calibration]
+    figures = quantize(capsys, model, *options, "--embedding", "int8")
+    loaded = smidgen.load(out)
+    assert loaded.config.quantization is not None
+    assert (loaded.config.quantization.head, figures["head"]) == ("int8", "int8")  # tied: one matrix
+    assert figures["projection_bits"] == pytest.approx(4.5, abs=0.03)
+    assert abs(figures["perplexity_change"]) < 0.05
+    assert 0.5 < figures["greedy_agreement"] <= 1
+    assert figures["tokens_per_second"] > 0
+    # The header of a safetensors file is all that comes on top.
+    assert 0 < (out / "model.safetensors").stat().st_size - figures["bytes"] < 20_000
+    assert (out / "chat_template.jinja").read_text() == "{{ messages[0].content }}"
+    assert main(["generate", str(out), "Once", "--max-new-tokens", "3"]) == 0
+
+
+def test_a_table_for_people(model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["quantize", str(model), "--scheme", "int8", "--out", str(tmp_path / "int8")]) == 0
+    shown = capsys.readouterr().out
+    assert "bits a weight of projections" in shown
+    assert " 32.00 " in shown
+    assert "--text FILE measures" in shown
+
+
+@pytest.mark.parametrize(
+    ("options", "named"),
+    [
+        (["--scheme", "ternary"], ["ternary", "dense"]),
+        (["--scheme", "int4", "--method", "gptq"], ["gptq", "--calibration"]),
+        (["--scheme", "int8", "--head", "int8", "--embedding", "int4"], ["head", "tied"]),
+        (["--scheme", "int8", "--calibration", "x"], ["--calibration", "nearest"]),
+        (["--scheme", "fp8_block", "--method", "awq", "--calibration", "STORY"], ["awq", "fp8_block"]),
+    ],
+)
+def test_refusals_in_one_line(
+    options: list[str], named: list[str], model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    options = [str(model.parent / "story.txt") if option == "STORY" else option for option in options]
+    assert main(["quantize", str(model), *options, "--out", str(tmp_path / "out")]) == 1
+    message = capsys.readouterr().err
+    assert message.count("\n") == 1
+    assert all(part in message for part in named), message
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_quantised_model_is_not_quantised_again(
+    model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    quantize(capsys, model, "--scheme", "int8", "--out", tmp_path / "int8")
+    assert main(["quantize", str(tmp_path / "int8"), "--scheme", "int4", "--out", str(tmp_path / "int4")]) == 1
+    assert "quantised already" in capsys.readouterr().err
