@@ -7,13 +7,19 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import pytest
 import torch
 from oracle import DTYPES, greedy_without_engine, make_model, make_prompts, run, tokens
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
-from smidgen.inference.decoding import GraphedDecodingStep, rows_of_graph, span_of_graph
+from smidgen.config import load_config
+from smidgen.inference.decoding import DecodingStep, GraphedDecodingStep, rows_of_graph, span_of_graph
 from smidgen.inference.engine import TorchEngine
+from smidgen.inference.frozen import frozen
+from smidgen.inference.fused import fuse
 from smidgen.model import Cache, Decoder
 from smidgen.runtime import SamplingParams
 
@@ -136,6 +142,34 @@ def test_sizes_are_captured_once() -> None:
         for _ in range(20):
             engine.step()
     assert capture.count == 1
+
+
+class HostTensors(TorchDispatchMode):
+    """Names the operations that touch a tensor of the host, or ask for a value of the device."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.found: set[str] = set()
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        result = func(*args, **(kwargs or {}))
+        leaves = [leaf for leaf in tree_leaves((args, kwargs, result)) if isinstance(leaf, torch.Tensor)]
+        if any(leaf.device.type == "cpu" for leaf in leaves) or "_local_scalar_dense" in str(func):
+            self.found.add(str(func))
+        return result
+
+
+@pytest.mark.parametrize("preset", DTYPES)
+def test_a_step_stays_on_its_device(preset: str) -> None:
+    """A graph holds no copy from the host and no wait for it; the meta device stands for the GPU."""
+    model = Decoder(load_config(preset).model).eval().to("meta")
+    model.compute_dtype = torch.bfloat16
+    ready = fuse(frozen(model))
+    step = DecodingStep(ready, ready.new_cache(4, 200, 64))
+    with torch.no_grad(), HostTensors() as touched:
+        step.start(4, 128)
+    # The host's own record of the rows' lengths.
+    assert touched.found <= {"aten.slice.Tensor"}
 
 
 def test_sizes() -> None:

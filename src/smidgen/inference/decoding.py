@@ -161,15 +161,16 @@ class GraphedDecodingStep(DecodingStep):
         self._graphs: dict[tuple[int, int], Callable[[], object]] = {}
         self._is_compiled = compiled
         if compiled:
-            options = {"coordinate_descent_tuning": True} if backend == "inductor" else None
+            # It also makes products with a single row one kernel with what surrounds them.
+            options: dict[str, Any] | None = {"coordinate_descent_tuning": True} if backend == "inductor" else None
             self._begin, self._layer, self._end = (
                 torch.compile(function, fullgraph=True, dynamic=False, backend=backend, options=options)
                 for function in (begin, run_layer, end)
             )
         size = cache.batch_size
-        on_host = {"pin_memory": True} if self._device.type == "cuda" else {}
         # Two: while the host reads the one, the next step's tokens come into the other.
-        self._host = [torch.zeros(size, dtype=torch.int64, **on_host) for _ in range(2)]  # type: ignore[arg-type]
+        is_pinned = self._device.type == "cuda"
+        self._host = [torch.zeros(size, dtype=torch.int64, pin_memory=is_pinned) for _ in range(2)]
         self._result = torch.zeros(size, dtype=torch.int64, device=self._device)
         vocabulary, dtype = model.config.vocab_size, torch.float64 if self._is_double else torch.float32
         self._logits = torch.zeros(size, vocabulary, dtype=dtype, device=self._device)
@@ -267,6 +268,6 @@ def _many_shapes() -> AbstractContextManager[Any]:
 
     stack = ExitStack()
     names = ("recompile_limit", "accumulated_recompile_limit")
-    known = {name: 4096 for name in names if hasattr(torch._dynamo.config, name)}
-    stack.enter_context(torch._dynamo.config.patch(**known))
+    known: dict[str, Any] = {name: 4096 for name in names if hasattr(torch._dynamo.config, name)}
+    stack.enter_context(torch._dynamo.config.patch(known))
     return stack

@@ -109,8 +109,9 @@ class Rows:
 
     def _swap(self, first: int, second: int) -> None:
         self.cache.swap_rows(first, second)
-        for values in (self.lengths, self._held, self._left):
-            values[first], values[second] = values[second], values[first]  # type: ignore[index]
+        for numbers in (self.lengths, self._left):
+            numbers[first], numbers[second] = numbers[second], numbers[first]
+        self._held[first], self._held[second] = self._held[second], self._held[first]
 
     def _best_source(self, prompt: list[int]) -> tuple[int, int]:
         """The row that begins most like the prompt, and how much of it can be taken over; else the next row and 0."""
