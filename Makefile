@@ -12,7 +12,7 @@ PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest
 PYTEST_ARGS ?= --numprocesses auto --dist worksteal
 
 .DEFAULT_GOAL := help
-.PHONY: help install quickstart native test test-interop torture lint format clean
+.PHONY: help install quickstart native test test-interop test-browser torture lint format clean
 
 help:
 	@echo "make quickstart   build a corpus, train a model on it, measure it, let it write (a few minutes)"
@@ -21,6 +21,7 @@ help:
 	@echo "make test-interop exported models in llama.cpp and two versions of transformers (builds llama.cpp: minutes)"
 	@echo "make lint         ruff and mypy"
 	@echo "make format       let ruff format the code"
+	@echo "make test-browser   the chat page in headless Chromium (apt install chromium chromium-driver)"
 	@echo "make torture      fault injection and long property tests"
 	@echo "make clean        remove the environment and caches"
 
@@ -40,7 +41,7 @@ quickstart: $(INSTALLED)
 	$(BIN)/smidgen quickstart
 
 test: $(INSTALLED)
-	$(PYTEST) -m "not torture and not interop" $(PYTEST_ARGS)
+	$(PYTEST) -m "not torture and not interop and not browser" $(PYTEST_ARGS)
 
 # Other programs, each in an environment of its own; llama-cpp-python is compiled for this machine.
 VENVS := .venvs
@@ -63,6 +64,10 @@ test-interop: $(INSTALLED) $(VENVS)/llama.cpp/.installed $(VENVS)/transformers-4
 
 torture: $(INSTALLED)
 	HYPOTHESIS_PROFILE=explore $(PYTEST) -m "torture or hypothesis" $(PYTEST_ARGS)
+
+test-browser: $(INSTALLED)
+	$(BIN)/python -m pip install --quiet $(PIP_ARGS) --constraint constraints.txt 'selenium>=4.30'
+	$(PYTEST) -m browser tests/browser
 
 lint: $(INSTALLED)
 	$(BIN)/ruff format --check .
