@@ -64,7 +64,7 @@ def run(args: argparse.Namespace) -> int:
     else:
         with training_observers(config, run_path) as observer:
             summary = pretrain(config, run_path, observer)
-        _print(summary)
+        print_summary(summary)
     return 0 if summary.stopped_by is None else 128 + summary.stopped_by
 
 
@@ -106,7 +106,8 @@ def _check_vocab_size(config: Config, overrides: list[str]) -> None:
         )
 
 
-def _print(summary: Summary) -> None:
+def print_summary(summary: Summary, command: str = "pretrain") -> None:
+    """What a training came to, and what to do next; `command` is the one that goes on with it."""
     from smidgen.cli.tables import format_count
     from smidgen.training.report.formats import duration
 
@@ -114,7 +115,7 @@ def _print(summary: Summary) -> None:
     if summary.stopped_by is not None or summary.out_of_time:
         cause = "training.max_time" if summary.stopped_by is None else summary.stopped_by.name
         print(f"Stopped by {cause} after step {summary.steps} of {summary.total_steps}: {spent}")
-        print(f"Go on with: smidgen pretrain {summary.run}")
+        print(f"Go on with: smidgen {command} {summary.run}")
         return
     if summary.steps_taken == 0:
         print(f"{summary.run} is finished: {summary.steps} steps, {spent}")
@@ -127,6 +128,6 @@ def _print(summary: Summary) -> None:
     print(f"Model: {summary.run}")
     print()
     if summary.steps_taken == 0:
-        print(f"More steps:   smidgen pretrain {summary.run} --training.max_steps {2 * summary.steps}")
+        print(f"More steps:   smidgen {command} {summary.run} --training.max_steps {2 * summary.steps}")
     print(f'Let it write: smidgen generate {summary.run} "Once upon a time"')
     print(f"Curves:       smidgen plot {summary.run}   or   smidgen report {summary.run}")

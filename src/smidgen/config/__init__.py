@@ -36,7 +36,7 @@ from smidgen.config.optimization import (
 from smidgen.config.quantization import Quantization, Scheme, VocabularyScheme
 from smidgen.config.run import Config, DataConfig, TokenizerConfig
 from smidgen.config.training import AUTO_BATCH_SIZE, TrainingConfig
-from smidgen.config.tuning import Dpo, Sft, TuningConfig
+from smidgen.config.tuning import Distillation, Dpo, Sft, TuningConfig
 
 __all__ = [
     "AUTO_BATCH_SIZE",
@@ -48,6 +48,7 @@ __all__ = [
     "DataConfig",
     "DecontaminationConfig",
     "DenseLinear",
+    "Distillation",
     "Dpo",
     "DuplicatesConfig",
     "FeedForward",

@@ -4,19 +4,23 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from smidgen.config import Config, override_tree, preset_names, validate
+from smidgen.config import Config, ModelConfig, Quantization, override_tree, preset_names, validate
 from smidgen.config.loading import merge, read_tree
-from smidgen.folders import load, model_config
+from smidgen.folders import load, load_tokenizer, model_config, save
 from smidgen.folders import resolve as find_folder
 from smidgen.folders.adapter import name_base
 from smidgen.folders.run import is_run_folder
 from smidgen.model import Decoder
 from smidgen.model.lora import add_lora, trainable_share
 from smidgen.model.quantized import refuse_training
+from smidgen.model.requantized import ternary_config, to_ternary, use_fake_int4
+from smidgen.quantization import quantize
 from smidgen.runtime.errors import ConfigError
+from smidgen.runtime.protocols import Tokenizer
 
 logger = logging.getLogger(__name__)
 
@@ -44,7 +48,7 @@ def load_training_config(
     if base is not None and base != recorded:
         if "model" in given:
             raise ConfigError(f"model: tuning.base = {base} decides this section; leave it out")
-        tree["model"] = model_config(base).model_dump(mode="json")
+        tree["model"] = _tuned_config(model_config(base), tree["tuning"]).model_dump(mode="json")
     return validate(Config, tree)
 
 
@@ -54,6 +58,9 @@ def starting_model(config: Config) -> Decoder:
     if base is None:
         return Decoder(config.model).initialize(config.training.seed)
     model = load(base)
+    settings = config.tuning.quantize
+    if settings is not None and settings.scheme == "ternary":
+        model = to_ternary(model, sub_norm=settings.sub_norm, seed=config.training.seed)
     if model.config != config.model:
         raise ConfigError(f"model: is not the model section of tuning.base = {base}; leave it out")
     if config.tuning.lora is not None:
@@ -61,7 +68,46 @@ def starting_model(config: Config) -> Decoder:
     if model.adapter is not None:
         raise ConfigError(f"tuning.base = {base}: is an adapter; merge it first with 'smidgen merge --lora {base}'")
     refuse_training(model.config, f"tuning.base = {base}")
+    return as_trained(model, config)
+
+
+def as_trained(model: Decoder, config: Config) -> Decoder:
+    """`model` with the rounding of `tuning.quantize` that is no part of its own configuration."""
+    settings = config.tuning.quantize
+    if settings is not None and settings.scheme == "int4":
+        use_fake_int4(model, settings.group_size, settings.symmetric)
     return model
+
+
+@dataclass(frozen=True, slots=True)
+class BaseStorage:
+    """Checkpoints of a training with a base: whole models or adapters, which round in training as `tuning` says."""
+
+    config: Config
+
+    def save(self, model: Decoder, folder: Path, tokenizer: Tokenizer | None) -> object:
+        return save(model, folder, tokenizer)
+
+    def load(self, folder: Path) -> Decoder:
+        return as_trained(load(folder), self.config)
+
+
+def store_quantized(config: Config, run: Path) -> Path | None:
+    """After a training with `tuning.quantize.scheme` int4: the run's model as the int4 folder that it was trained for,
+    `quantized` in the run folder. A ternary run's checkpoints are ternary themselves."""
+    settings = config.tuning.quantize
+    if settings is None or settings.scheme != "int4":
+        return None
+    quantization = Quantization(scheme="int4", group_size=settings.group_size, symmetric=settings.symmetric)
+    return save(quantize(load(run), quantization), run / "quantized", load_tokenizer(run))
+
+
+def _tuned_config(model: ModelConfig, tuning: Mapping[str, Any]) -> ModelConfig:
+    """The section `model` of a training that begins with a base of this configuration."""
+    settings = tuning.get("quantize")
+    if not settings or settings.get("scheme") != "ternary":
+        return model
+    return ternary_config(model, sub_norm=bool(settings.get("sub_norm", True)))
 
 
 def _with_adapters(model: Decoder, config: Config) -> Decoder:

@@ -19,11 +19,12 @@ from smidgen.data.permutation import derived_seed
 from smidgen.folders import load_tokenizer
 from smidgen.folders.run import is_run_folder
 from smidgen.runtime.errors import ConfigError, ModelFolderError
-from smidgen.training.base import starting_model
+from smidgen.training.base import BaseStorage, starting_model, store_quantized
 from smidgen.training.data import TrainingData
 from smidgen.training.loop import train
-from smidgen.training.objectives import LanguageModeling
+from smidgen.training.objectives import LanguageModeling, Objective
 from smidgen.training.observer import Observer, Summary
+from smidgen.training.parallel import is_main_rank
 from smidgen.training.task import Task
 
 logger = logging.getLogger(__name__)
@@ -43,12 +44,19 @@ class HasVocabulary(Protocol):
         """Every id is below it; None where it is not known."""
 
 
-def pretrain(config: Config, run_path: str | Path, observer: Observer | None = None) -> Summary:
+def pretrain(
+    config: Config, run_path: str | Path, observer: Observer | None = None, objective: Objective | None = None
+) -> Summary:
     """Train on `data.path` or `data.mixture`, from random weights or `tuning.base`, or resume the run at `run_path`.
 
     See `train`. With a base the data must be of its tokenizer. The vocabulary size is the dataset's; a foreign
     dataset has none, so its ids are checked against the model's. Batches are prepared while the model computes.
+    `objective`: language modelling, if left out.
     """
+    kind = config.tuning.objective.kind
+    if objective is None and kind != "language_modeling":
+        command = "distill" if kind == "distillation" else kind
+        raise ConfigError(f"tuning.objective.kind = {kind}: is the business of 'smidgen {command}'; use that command")
     config = with_data_of_run(config, run_path)
     data = open_dataset(config)
     check_run(data, run_path)
@@ -59,13 +67,16 @@ def pretrain(config: Config, run_path: str | Path, observer: Observer | None = N
     begun = time.perf_counter()
     with Prefetched(sequences.train) as prefetched:
         task = Task(
-            objective=LanguageModeling(),
+            objective=objective or LanguageModeling(),
             data=replace(sequences, train=prefetched),
             starting_model=lambda: starting_model(config),
             tokenizer=data.tokenizer(),
+            storage=BaseStorage(config),
         )
         summary = train(config, task, run_path, observer)
     _report_waiting(prefetched.wait_seconds, time.perf_counter() - begun)
+    if is_main_rank() and summary.steps == summary.total_steps:
+        store_quantized(config, summary.run)
     return summary
 
 

@@ -19,6 +19,7 @@ _FIXED = (
     "tuning.objective.kind",
     "tuning.chat_template",
     "tuning.lora",
+    "tuning.quantize",
 )
 # The fingerprint of the data decides what the data is, tokenizer included; a folder may move. The base has done its
 # part when a run goes on: its weights are in the checkpoints.
