@@ -21,7 +21,8 @@ def gsm8k_categories(path: str | Path, limit: int | None = None, max_new_tokens:
     path = Path(path)
     if not path.is_file():
         raise EvaluationError(f"--gsm8k {path}: no such file; give GSM8K's test.jsonl")
-    forms, answers = [], []
+    forms: list[Item] = []
+    answers: list[Item] = []
     with path.open(encoding="utf-8") as lines:
         for number, line in enumerate(lines, 1):
             if limit is not None and len(forms) == limit:

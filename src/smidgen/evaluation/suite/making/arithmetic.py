@@ -86,7 +86,8 @@ def arithmetic_drafts() -> list[Draft]:
 
 def _operation(name: str, title: str, shown: tuple[str, str], draw: Callable[[Dice], Problem]) -> Draft:
     draft = Draft(name, "arithmetic", title, "number", max_new_tokens=12)
-    dice, asked, results = Dice("suite", name), set(shown), []
+    results: list[int] = []
+    dice, asked = Dice("suite", name), set(shown)
     while len(draft.items) < _ITEMS:
         problem, result = draw(dice)
         # No result often enough to be worth guessing.

@@ -25,7 +25,8 @@ def pattern_drafts() -> list[Draft]:
 
 def _numbers(name: str, title: str, low: int, high: int, first: int, last: int) -> Draft:
     draft = Draft(name, "patterns", title, "number", max_new_tokens=12)
-    dice, seen = Dice("suite", name), []
+    seen: list[int] = []
+    dice = Dice("suite", name)
     while len(draft.items) < _ITEMS:
         start, step = dice.between(first, last), dice.between(low, high)
         terms = [start + step * index for index in range(6)]
