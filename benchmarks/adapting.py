@@ -83,7 +83,10 @@ class Bench:
 
     def train(self, name: str, source: str, data: str, steps: int, lr: float, seed: int, **fields: Any) -> Path:
         run = self.work / name
-        if is_run_folder(run) and (run / "last").exists():
+        if is_run_folder(run):
+            # A finished run returns at once, one that was stopped goes on.
+            config = load_training_config(run)
+            (distill if isinstance(config.tuning.objective, Distillation) else pretrain)(config, run)
             return run
         overrides = {
             **COMMON,
