@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from smidgen.model import Decoder
 from smidgen.model.linear import Linear
+from smidgen.model.quantized import QuantizedLinear
 from smidgen.model.vocabulary import VocabularyMatrix
 
 FEW_ROWS = 64
@@ -68,12 +69,17 @@ def frozen(model: Decoder) -> Decoder:
     with torch.no_grad():
         for parent in list(result.modules()):
             for name, module in list(parent.named_children()):
-                if isinstance(module, Linear):
+                if isinstance(module, Linear) and not _stays_packed(name, module):
                     setattr(parent, name, FrozenLinear(module, dtype))
         result.model.embed_tokens = FrozenVocabulary(result.model.embed_tokens, dtype)
         if not result.config.tie_word_embeddings:
             result.lm_head = FrozenVocabulary(result.lm_head, dtype)
     return result
+
+
+def _stays_packed(name: str, module: Linear) -> bool:
+    """Whether the products of a projection run on its packed weight. Absorbed latents multiply by kv_b_proj's parts."""
+    return isinstance(module, QuantizedLinear) and module.multiplies_packed and name != "kv_b_proj"
 
 
 def _constant(weight: Tensor) -> nn.Parameter:

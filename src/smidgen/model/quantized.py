@@ -10,10 +10,11 @@ from collections.abc import Callable, Mapping
 import torch
 from torch import Tensor, nn
 
-from smidgen.config import BlockFP8Linear, ModelConfig, Quantization, VocabularyScheme
+from smidgen.config import BlockFP8Linear, ModelConfig, Quantization, TernaryLinear, VocabularyScheme
 from smidgen.kernels.fp8_fake import fake_fp8_activation, fake_fp8_tokens
 from smidgen.kernels.layouts import FP8Blocks, FP8Tensor, Int4Groups, Int8Rows, Layout, TernaryPacked
 from smidgen.kernels.ternary import fake_int8
+from smidgen.kernels.ternary_dispatch import ternary_backend, ternary_linear
 from smidgen.model.linear import Linear, Quantizer, make_quantizer
 from smidgen.model.vocabulary import VocabularyMatrix
 from smidgen.runtime.errors import ConfigError
@@ -46,8 +47,10 @@ def vocabulary_layout(quantization: Quantization, scheme: VocabularyScheme) -> L
 class RoundedInput(Quantizer):
     """Rounds the input of a projection; the weight is stored rounded."""
 
-    def __init__(self, rounding: Callable[[Tensor], Tensor]) -> None:
+    def __init__(self, rounding: Callable[[Tensor], Tensor], is_int8: bool = False) -> None:
         self.rounding = rounding
+        self.is_int8 = is_int8
+        """Whether it rounds to integers with a scale a token, as kernels of integer products do."""
 
     def input(self, x: Tensor) -> Tensor:
         return self.rounding(x)
@@ -59,11 +62,12 @@ def input_quantizer(model: ModelConfig) -> Quantizer:
     assert quantization is not None
     if model.rounds_activations:
         trained = make_quantizer(model.linear)
-        return RoundedInput(trained.input)
+        return RoundedInput(trained.input, is_int8=isinstance(model.linear, TernaryLinear))
     if quantization.activation_bits == 16:
         return Quantizer()
     roundings = {"fp8_block": fake_fp8_activation, "fp8_tensor": fake_fp8_tokens}
-    return RoundedInput(roundings.get(quantization.scheme, fake_int8))
+    rounding = roundings.get(quantization.scheme, fake_int8)
+    return RoundedInput(rounding, is_int8=rounding is fake_int8)
 
 
 _SCALES = (torch.float32, torch.bfloat16)
@@ -94,6 +98,11 @@ class StoredMatrix(nn.Module):
             self.register_buffer(name, torch.empty(shape, dtype=dtype))
 
     @property
+    def device(self) -> torch.device:
+        """Where the matrix lies."""
+        return self.get_buffer(self.names[0]).device
+
+    @property
     def stored(self) -> dict[str, Tensor]:
         """The tensors of the layout by name."""
         return {name: self.get_buffer(name) for name in self.names}
@@ -122,7 +131,15 @@ class QuantizedLinear(StoredMatrix, Linear):
         self.in_features, self.out_features, self.quantizer = in_features, out_features, quantizer
         self.allocate(out_features, in_features, layout)
 
+    @property
+    def multiplies_packed(self) -> bool:
+        """Whether products run on the packed weight: ternary with 8-bit inputs, on GPUs that have the kernels."""
+        is_int8 = isinstance(self.quantizer, RoundedInput) and self.quantizer.is_int8
+        return is_int8 and isinstance(self.layout, TernaryPacked) and ternary_backend(self.device) == "triton"
+
     def forward(self, x: Tensor) -> Tensor:
+        if self.multiplies_packed and not (x.requires_grad and torch.is_grad_enabled()):
+            return ternary_linear(x, self.get_buffer("weight"), self.get_buffer("weight_scale"))
         return self.quantizer.product(x, self.effective_weight(x.dtype))
 
     def effective_weight(self, dtype: torch.dtype) -> Tensor:
@@ -148,10 +165,6 @@ class QuantizedVocabulary(StoredMatrix, VocabularyMatrix):
     @property
     def dtype(self) -> torch.dtype:
         return torch.float32
-
-    @property
-    def device(self) -> torch.device:
-        return self.get_buffer(self.names[0]).device
 
 
 def linear_maker(model: ModelConfig) -> Callable[[int, int], Linear]:
