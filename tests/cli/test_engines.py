@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -9,10 +10,12 @@ from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import pytest
+import torch
 
 import smidgen
 from smidgen.cli.engines import open_engine
 from smidgen.cli.main import main
+from smidgen.inference import TorchEngine
 from smidgen.runtime import ModelFolderError, SamplingParams, SmidgenError
 from smidgen.runtime.generation import generate_texts
 from smidgen.tokenization import train_tokenizer
@@ -61,12 +64,46 @@ def test_the_edge_engine_gets_the_folder_of_a_run(
     [
         ({"engine": "edge", "device": "cuda"}, "device = cuda: the edge engine runs on the processor"),
         ({"engine": "edge", "precision": "bf16"}, "precision = bf16: the edge engine computes as the folder is stored"),
+        ({"engine": "edge", "speculate": 4}, "speculate = 4: the edge engine makes no drafts"),
         ({"threads": 0}, "threads = 0"),
     ],
 )
 def test_what_an_engine_cannot_do_is_refused(folder: Path, options: dict[str, Any], message: str) -> None:
     with pytest.raises(SmidgenError, match=message):
         open_engine(str(folder), **options)
+
+
+def test_precision_follows_the_processor(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def opened(precision: Any, is_fast: bool) -> torch.dtype:
+        monkeypatch.setattr("smidgen.inference.precision.multiplies_bf16_fast", lambda _: is_fast)
+        engine, _ = open_engine(str(folder), precision=precision, device="cpu")
+        assert isinstance(engine, TorchEngine)
+        return engine._model.head_weight.dtype
+
+    assert opened("auto", is_fast=True) == opened("bf16", is_fast=True) == torch.bfloat16
+    assert opened("auto", is_fast=False) == opened("fp32", is_fast=True) == torch.float32
+    assert not caplog.records
+    assert opened("bf16", is_fast=False) == torch.bfloat16
+    assert "no instructions for bf16" in caplog.text
+
+
+def test_drafts_on_the_command_line(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    command = ["generate", str(folder), "Once upon a time", "--temperature", "0", "--max-new-tokens", "30"]
+    main(command)
+    expected = capsys.readouterr().out
+    main([*command, "--speculate", "4"])
+    assert capsys.readouterr().out == expected
+
+
+def test_sliding_on_the_command_line(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Past the context of 64 tokens."""
+    command = ["generate", str(folder), "Once", "--max-new-tokens", "100", "--ignore-eos", "--json"]
+    assert main(command) == 1
+    capsys.readouterr()
+    assert main([*command, "--overflow", "slide"]) == 0
+    assert len(json.loads(capsys.readouterr().out)["results"][0]["tokens"]) == 100
 
 
 def test_bias_on_the_command_line(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import importlib.util
+import logging
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -12,8 +13,10 @@ from smidgen.runtime.errors import MissingDependencyError, ModelFolderError, Smi
 if TYPE_CHECKING:
     from smidgen.runtime.protocols import Engine, Tokenizer
 
+logger = logging.getLogger(__name__)
+
 EngineName = Literal["torch", "edge"]
-Precision = Literal["fp32", "bf16"]
+Precision = Literal["fp32", "bf16", "auto"]
 
 
 def add_engine_flags(parser: argparse.ArgumentParser) -> None:
@@ -26,9 +29,19 @@ def add_engine_flags(parser: argparse.ArgumentParser) -> None:
         help="PyTorch, or the native engine for processors (default: torch)",
     )
     parser.add_argument(
-        "--precision", choices=["fp32", "bf16"], default="fp32", help="type of products; bf16 is faster (torch engine)"
+        "--precision",
+        choices=["fp32", "bf16", "auto"],
+        default="fp32",
+        help="type of products; auto: bf16 where the device has instructions for it (torch engine)",
     )
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda, mps (default: auto; torch engine)")
+    parser.add_argument(
+        "--speculate",
+        type=int,
+        default=0,
+        metavar="N",
+        help="greedy answers: guess up to N tokens from repetitions, check them at once (torch engine; default: off)",
+    )
     parser.add_argument("--threads", type=int, metavar="N", help="processor threads (default: the engine's choice)")
 
 
@@ -41,21 +54,24 @@ def open_engine(
     max_batch_size: int = 8,
     max_seq_len: int | None = None,
     threads: int | None = None,
+    speculate: int = 0,
 ) -> tuple[Engine, Tokenizer]:
     """The engine that runs a MODEL argument, and the model's tokenizer.
 
-    `device` and `precision` are the torch engine's; the edge engine runs on the processor in the scheme that the folder
-    is stored in. `max_batch_size` requests run at once, the others wait; `max_seq_len` bounds prompt and answer (the
-    model's context if left out). `threads`: None leaves the engine's default.
+    `device`, `precision` and `speculate` (see TorchEngine) are the torch engine's; the edge engine runs on the
+    processor in the scheme that the folder is stored in. `max_batch_size` requests run at once, the others wait;
+    `max_seq_len` bounds prompt and answer (the model's context if left out). `threads`: None leaves the engine's default.
     Raises ModelFolderError for what is no model with a tokenizer, MissingDependencyError without the engine.
     """
     if threads is not None and threads < 1:
         raise SmidgenError(f"threads = {threads}: use 1 or more")
     if engine == "edge":
+        if speculate:
+            raise SmidgenError(f"speculate = {speculate}: the edge engine makes no drafts; use --engine torch")
         return _open_edge(model, device, precision, max_batch_size, max_seq_len, threads)
     if importlib.util.find_spec("torch") is None:
         raise MissingDependencyError("torch", "train", "the torch engine")
-    return _open_torch(model, device, precision, max_batch_size, max_seq_len, threads)
+    return _open_torch(model, device, precision, max_batch_size, max_seq_len, threads, speculate)
 
 
 def open_engine_from(args: argparse.Namespace, max_batch_size: int = 8) -> tuple[Engine, Tokenizer]:
@@ -67,17 +83,25 @@ def open_engine_from(args: argparse.Namespace, max_batch_size: int = 8) -> tuple
         precision=args.precision,
         max_batch_size=max_batch_size,
         threads=args.threads,
+        speculate=args.speculate,
     )
 
 
 def _open_torch(
-    model: str, device_name: str, precision: str, max_batch_size: int, max_seq_len: int | None, threads: int | None
+    model: str,
+    device_name: str,
+    precision: str,
+    max_batch_size: int,
+    max_seq_len: int | None,
+    threads: int | None,
+    speculate: int,
 ) -> tuple[Engine, Tokenizer]:
     import torch
 
     from smidgen.folders import load, load_tokenizer, resolve
     from smidgen.folders.end_tokens import end_tokens
     from smidgen.inference import TorchEngine
+    from smidgen.inference.precision import multiplies_bf16_fast
     from smidgen.training.devices import resolve_device
     from smidgen.training.precision import apply_precision
 
@@ -86,10 +110,15 @@ def _open_torch(
     device = resolve_device(device_name)
     tokenizer = load_tokenizer(model)
     decoder = load(model, device=device)
+    is_fast = multiplies_bf16_fast(device)
+    if precision == "auto":
+        precision = "bf16" if is_fast else "fp32"
+    elif precision == "bf16" and not is_fast:
+        logger.warning("%s has no instructions for bf16: fp32 is faster here (--precision auto chooses)", device)
     apply_precision(decoder, precision, device)
     folder = resolve(model).folder
     ends = () if folder is None else end_tokens(folder, tokenizer)
-    return TorchEngine(decoder, ends, max_batch_size, max_seq_len), tokenizer
+    return TorchEngine(decoder, ends, max_batch_size, max_seq_len, speculate=speculate), tokenizer
 
 
 def _open_edge(
