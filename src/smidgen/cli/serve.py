@@ -66,6 +66,7 @@ def run(args: argparse.Namespace) -> int:
         max_batch_size=args.max_batch_size,
         max_seq_len=args.max_seq_len,
         threads=args.threads,
+        speculate=args.speculate,
     )
     name = args.name or Path(args.model).resolve().name
 
