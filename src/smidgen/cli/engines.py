@@ -60,7 +60,8 @@ def open_engine(
 
     `device`, `precision` and `speculate` (see TorchEngine) are the torch engine's; the edge engine runs on the
     processor in the scheme that the folder is stored in. `max_batch_size` requests run at once, the others wait;
-    `max_seq_len` bounds prompt and answer (the model's context if left out). `threads`: None leaves the engine's default.
+    `max_seq_len` bounds prompt and answer (the model's context if left out). `threads`: None leaves the engine's
+    default.
     Raises ModelFolderError for what is no model with a tokenizer, MissingDependencyError without the engine.
     """
     if threads is not None and threads < 1:
