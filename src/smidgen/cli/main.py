@@ -19,6 +19,8 @@ COMMANDS = {
     "tokenizer": "train or inspect a tokenizer",
     "prepare": "turn text into a dataset folder",
     "pretrain": "train a model from scratch, or resume a run",
+    "sft": "teach a model to chat, on conversations",
+    "dpo": "teach a model which answers are better, on pairs of them",
     "distill": "teach a small model what a larger one knows",
     "merge": "make one model of several, or of a model and its adapter",
     "evaluate": "measure models: loss on a text or dataset, a suite of questions, GSM8K; several side by side",

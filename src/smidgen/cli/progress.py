@@ -219,5 +219,8 @@ def describe_snapshot(snapshot: Snapshot) -> list[tuple[str, str]]:
 
 def describe_evaluation(evaluation: Evaluation) -> str:
     """An evaluation in one line."""
+    if evaluation.figures:
+        figures = "".join(f", {name.replace('_', ' ')} {value:.4f}" for name, value in evaluation.figures.items())
+        return f"validation loss {evaluation.loss:.4f}{figures}"
     per_byte = "" if evaluation.bits_per_byte is None else f", {evaluation.bits_per_byte:.4f} bits/byte"
     return f"validation loss {evaluation.loss:.4f}, perplexity {evaluation.perplexity:.2f}{per_byte}"

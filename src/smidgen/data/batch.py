@@ -26,6 +26,8 @@ class Batch:
     """Number of the document within its row, from 0; None without document masks."""
     positions: Int64Array | None
     """Distance to the start of the document, or of the row if the document began before it; None without masks."""
+    reference: NDArray[np.float32] | None = None
+    """Of pairs, [B]: log-probability of each row's labels under the model that training began with."""
 
 
 class Sequences(Protocol):

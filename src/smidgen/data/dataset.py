@@ -33,6 +33,8 @@ class Split:
     """Token that ends documents, None if there is none."""
     vocab_size: int | None
     """Every id is below it; None when unknown."""
+    mask: Tokens | None = None
+    """Of conversations: 1 for each token that the assistant said, 0 elsewhere; uint8, as long as `tokens`."""
 
     @property
     def num_tokens(self) -> int:
@@ -68,6 +70,8 @@ class Dataset:
     """None for foreign files."""
     fingerprint: str
     """Hex digest of the identity of the data: a resumed run compares it."""
+    holds_pairs: bool = False
+    """Documents alternate: an answer that is chosen, one that is rejected."""
 
     @classmethod
     def open(cls, path: str | Path) -> Dataset:
@@ -91,13 +95,16 @@ class Dataset:
             records = manifest.splits[name]
             paths = [folder / record.file for record in records]
             shards = [map_tokens(path, dtype, record.tokens) for path, record in zip(paths, records, strict=True)]
+            masks = [folder / record.mask for record in records if record.mask]
             return Split(
                 name,
                 Tokens(shards, paths),
                 _read_offsets(folder, records),
-                sum(record.bytes for record in records),
+                # The bytes that trained tokens stand for are not counted.
+                None if masks else sum(record.bytes for record in records),
                 manifest.eos_id,
                 manifest.vocab_size,
+                _masks(masks, records) if masks else None,
             )
 
         return cls(
@@ -108,6 +115,7 @@ class Dataset:
             manifest.vocab_size,
             manifest.tokenizer_fingerprint,
             manifest.fingerprint,
+            holds_pairs=manifest.options.get("kind") == "preferences",
         )
 
     @classmethod
@@ -133,6 +141,11 @@ class Dataset:
                 f"{self.path / TOKENIZER_FOLDER}: not the tokenizer that made these tokens; prepare the data again"
             )
         return tokenizer
+
+
+def _masks(paths: list[Path], records: tuple[ShardRecord, ...]) -> Tokens:
+    counts = [record.tokens for record in records]
+    return Tokens([map_tokens(path, np.dtype(np.uint8), n) for path, n in zip(paths, counts, strict=True)], paths)
 
 
 def _read_offsets(folder: Path, records: tuple[ShardRecord, ...]) -> NDArray[np.int64]:

@@ -35,6 +35,9 @@ class ShardRecord:
     """UTF-8 bytes of the text that the tokens stand for; end-of-text tokens count none."""
     sha256: str
     """Of the token file."""
+    mask: str = ""
+    """Name of the file with a byte for each token, 1 where the assistant said it; empty for plain text."""
+    mask_sha256: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,7 +81,10 @@ class Manifest:
     @property
     def fingerprint(self) -> str:
         """sha256 over the tokens and their meaning: equal for datasets that train alike."""
-        shards = {name: [record.sha256 for record in records] for name, records in self.splits.items()}
+        shards: dict[str, list[Any]] = {
+            name: [[record.sha256, record.mask_sha256] if record.mask else record.sha256 for record in records]
+            for name, records in self.splits.items()
+        }
         return digest_of([self.dtype, self.vocab_size, self.tokenizer_fingerprint, self.eos_id, shards])
 
     @property

@@ -101,6 +101,18 @@ class MixedSequences:
         return scatter([self._sources[sources[row[0]]].select(turns[row]) for row in rows], rows)
 
 
+class FirstSequences:
+    """The first sequences of one epoch, as a fixed set."""
+
+    def __init__(self, source: Sequences, count: int) -> None:
+        self._source = source
+        self.per_epoch = min(count, source.per_epoch)
+
+    def batch(self, start: int, count: int) -> Batch:
+        """Sequences number `start` to `start + count - 1`; fewer at the end of the set."""
+        return self._source.batch(start, min(count, self.per_epoch - start))
+
+
 class ChainedSequences:
     """A fixed set of sequences, the parts' one after another: `batch(start, count)` for start in [0, per_epoch)."""
 

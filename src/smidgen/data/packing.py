@@ -66,6 +66,9 @@ class PackedDocuments:
     on its own, by best-fit-decreasing; each epoch visits the blocks, and the sequences of a block, in an order of its
     own. So memory is bounded however many documents there are: a few numbers a block, and the packing of two blocks.
 
+    Of conversations (a split with a mask) only the assistant's tokens are labels, and one that is longer than a
+    sequence is cut off rather than continued in another, without its prompt: see `truncated`.
+
     Raises DataError where the documents' boundaries are not known, or nothing is to be predicted.
     """
 
@@ -82,13 +85,18 @@ class PackedDocuments:
         self._block_documents = block_documents
         self._num_blocks = max(-(-(len(self._offsets) - 1) // block_documents), 1)
         self._bins = np.empty(self._num_blocks, np.int64)
+        self.truncated = self.tokens_lost = self.answerless = 0
+        """Conversations that were cut off, the tokens which that cost, and those of them left out as no answer
+        remains."""
         used = 0
         for block in range(self._num_blocks):
-            _, lengths = self._documents(block)
+            _, lengths = self._documents(block, count=True)
             self._bins[block] = (lengths // seq_len).sum() + count_bins(_rests(lengths, seq_len), seq_len)
             used += int(lengths.sum())
         self.per_epoch = int(self._bins.sum())
         if self.per_epoch == 0:
+            if self.answerless:
+                raise DataError(f"training.seq_len = {seq_len}: no answer begins within so many tokens; raise it")
             raise DataError(f"the {split.name} split has no document of two tokens: nothing to predict")
         self.padding = self.per_epoch * seq_len - used
         """Positions of an epoch that hold no token."""
@@ -158,8 +166,8 @@ class PackedDocuments:
             order=order,
         )
 
-    def _documents(self, block: int) -> tuple[Int64Array, Int64Array]:
-        """Start and number of inputs of each document of a block."""
+    def _documents(self, block: int, count: bool = False) -> tuple[Int64Array, Int64Array]:
+        """Start and number of inputs of each document of a block; `count` notes what is cut off."""
         total = len(self._offsets) - 1
         begin = block * self._block_documents
         numbers = np.arange(begin, min(begin + self._block_documents, total), dtype=np.uint64)
@@ -169,7 +177,22 @@ class PackedDocuments:
         starts = self._offsets[documents]
         lengths = self._offsets[documents + 1] - starts - 1
         check_rising(self._split, bool((lengths >= 0).all()) and int(starts.min()) >= 0)
-        return starts, lengths
+        return starts, lengths if self._split.mask is None else self._cut_off(starts, lengths, count)
+
+    def _cut_off(self, starts: Int64Array, lengths: Int64Array, count: bool) -> Int64Array:
+        """The lengths of conversations within one sequence: 0 for one of which no answer is left."""
+        mask = self._split.mask
+        assert mask is not None
+        kept = np.minimum(lengths, self.seq_len)
+        for number in np.flatnonzero(lengths > self.seq_len).tolist():
+            first = int(starts[number]) + 1
+            if not mask[first : first + self.seq_len].any():
+                kept[number] = 0
+        if count:
+            self.truncated += int((lengths > self.seq_len).sum())
+            self.answerless += int((kept == 0).sum())
+            self.tokens_lost += int((lengths - kept).sum())
+        return kept
 
     def _key(self, epoch: int, stream: int) -> np.uint64:
         """Key of one permutation: stream 0 orders an epoch's blocks, stream 1 + b the sequences of block b."""
@@ -194,6 +217,13 @@ class PackedDocuments:
         labels = np.full(filled.shape, IGNORE, np.int64)
         input_ids[filled] = ids[is_input]
         labels[filled] = ids[is_label]
+        mask = self._split.mask
+        if mask is not None:
+            parts = [
+                mask[start + 1 : start + length + 1]
+                for start, length in zip(starts.tolist(), lengths.tolist(), strict=True)
+            ]
+            labels[filled] = np.where(np.concatenate(parts), labels[filled], IGNORE)
         # A piece begins where the pieces before it end: in all rows together, less what the rows before its own hold.
         columns = np.cumsum(lengths) - lengths - (np.cumsum(used) - used)[rows]
         begins = (rows * self.seq_len + columns)[columns > 0]

@@ -106,6 +106,8 @@ def assemble(split: Split, starts: Int64Array, seq_len: int, masked: bool) -> Ba
     labels = tokens[:, 1:].astype(np.int64)
     for row in np.flatnonzero(starts + seq_len >= split.num_tokens):
         labels[row, split.num_tokens - 1 - starts[row] :] = IGNORE
+    if split.mask is not None:
+        labels[split.mask.windows(starts + 1, seq_len) == 0] = IGNORE
     input_ids = tokens[:, :-1].astype(np.int64)
     begins = _document_begins(split, tokens, starts) if masked else None
     if begins is None:

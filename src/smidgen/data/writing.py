@@ -16,7 +16,7 @@ from smidgen.runtime.errors import DataError
 
 _FULL_DISK = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 _OWN_FILES = re.compile(
-    r"dataset\.json|tokenizer|(train|val)-\d{5}\.(bin|offsets\.npy)|part\.json|tokens\.bin|documents\.bin|units\.jsonl"
+    r"dataset\.json|tokenizer|(train|val)-\d{5}\.(bin|offsets\.npy|mask)|reference-\w+-(train|val)\.npy|part\.json|tokens\.bin|documents\.bin|units\.jsonl"
 )
 
 

@@ -7,6 +7,7 @@ nothing but plain data.
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping, Sequence
 from datetime import datetime
 from functools import lru_cache
@@ -29,6 +30,10 @@ _REASONING_FIELDS = ("reasoning_content", "thinking", "reasoning")
 """Names under which a message's reasoning is passed; templates read the first, some the second."""
 
 
+_OPEN, _CLOSE = "\ufdd0", "\ufdd1"
+"""Around generation blocks while their places are sought: two of Unicode's noncharacters, which no text may hold."""
+
+
 class ChatTemplateError(SmidgenError):
     """A chat template is malformed, refuses the messages, or fails on them."""
 
@@ -47,8 +52,45 @@ def render_chat(
     Encode the result with `special=True`: the template's markers are special tokens.
     Raises ChatTemplateError.
     """
+    return _rendered(_compiled(template), messages, add_generation_prompt, bos_token, eos_token)
+
+
+def render_marked_chat(
+    template: str, messages: Sequence[Mapping[str, Any]], bos_token: str = "", eos_token: str = ""
+) -> tuple[str, list[tuple[int, int]]]:
+    """The text of a conversation, and the parts [start, stop) of it that the template puts between
+    `{% generation %}` and `{% endgeneration %}`. Raises ChatTemplateError.
+    """
+    marked = _rendered(_compiled(template, marks=True), messages, False, bos_token, eos_token)
+    text, spans, length, start = [], [], 0, None
+    for part in re.split(f"({_OPEN}|{_CLOSE})", marked):
+        if part == _OPEN:
+            start = length
+        elif part == _CLOSE and start is not None:
+            spans.append((start, length))
+            start = None
+        else:
+            text.append(part)
+            length += len(part)
+    plain = "".join(text)
+    if plain != render_chat(template, messages, False, bos_token, eos_token):
+        raise ChatTemplateError("the chat template changes what stands between generation and endgeneration afterwards")
+    return plain, spans
+
+
+def has_generation_blocks(template: str) -> bool:
+    """Whether a template marks the assistant's words itself."""
+    return re.search(r"\{%-?\s*generation\s*-?%\}", template) is not None
+
+
+def _rendered(
+    compiled: Template,
+    messages: Sequence[Mapping[str, Any]],
+    add_generation_prompt: bool,
+    bos_token: str,
+    eos_token: str,
+) -> str:
     conversation = _conversation(messages)
-    compiled = _compiled(template)
     try:
         return compiled.render(
             messages=conversation,
@@ -64,13 +106,13 @@ def render_chat(
 
 
 @lru_cache(maxsize=16)
-def _compiled(template: str) -> Template:
+def _compiled(template: str, marks: bool = False) -> Template:
     from jinja2 import TemplateError
     from jinja2.ext import loopcontrols
     from jinja2.sandbox import ImmutableSandboxedEnvironment
 
     environment = ImmutableSandboxedEnvironment(
-        trim_blocks=True, lstrip_blocks=True, extensions=[_generation_extension(), loopcontrols]
+        trim_blocks=True, lstrip_blocks=True, extensions=[_generation_extension(marks), loopcontrols]
     )
     environment.filters["tojson"] = _to_json
     environment.globals.update(raise_exception=_raise_exception, strftime_now=_strftime_now)
@@ -81,9 +123,11 @@ def _compiled(template: str) -> Template:
         raise ChatTemplateError(f"the chat template is malformed: line {line}: {_one_line(error)}") from None
 
 
-@lru_cache(maxsize=1)
-def _generation_extension() -> Any:
-    """`{% generation %} … {% endgeneration %}` marks the assistant's words for training; in rendering it is nothing."""
+@lru_cache(maxsize=2)
+def _generation_extension(marks: bool) -> Any:
+    """`{% generation %} … {% endgeneration %}` marks the assistant's words for training; in rendering it is nothing.
+
+    With `marks` it puts two characters around them that no text has."""
     from jinja2 import nodes
     from jinja2.ext import Extension
     from jinja2.parser import Parser
@@ -94,6 +138,9 @@ def _generation_extension() -> Any:
         def parse(self, parser: Parser) -> nodes.Node:
             line = next(parser.stream).lineno
             body = parser.parse_statements(("name:endgeneration",), drop_needle=True)
+            if marks:
+                ends = [nodes.Output([nodes.TemplateData(mark)]) for mark in (_OPEN, _CLOSE)]
+                body = [ends[0], *body, ends[1]]
             # A block of its own, as in transformers: what is set inside stays inside.
             return nodes.Scope(body).set_lineno(line)
 

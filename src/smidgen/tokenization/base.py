@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import copy
+import dataclasses
 import hashlib
 import json
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 from smidgen.runtime.errors import TokenizerError
 from smidgen.tokenization.files import write_files
@@ -109,6 +111,29 @@ class BaseTokenizer(ABC):
     def encode_batch(self, texts: Sequence[str], bos: bool = False, special: bool = False) -> list[list[int]]:
         """`encode` of each text, on all cores."""
         return map_texts(lambda text: self.encode(text, bos, special), texts)
+
+    def with_chat_template(self, template: str | None) -> Self:
+        """The same tokenizer with another chat template."""
+        other = copy.copy(self)
+        other._settings = dataclasses.replace(self._settings, chat_template=template)
+        return other
+
+    def with_special_tokens(self, tokens: Sequence[str]) -> BaseTokenizer:
+        """The same tokenizer with special tokens of the next free ids; those that it has already stay as they are.
+
+        All other text keeps its ids. Raises TokenizerError for a token that is ordinary in this vocabulary.
+        """
+        missing = [token for token in tokens if token not in self._special_tokens]
+        if not missing:
+            return self
+        for token in missing:
+            if self.token_to_id(token) is not None:
+                raise TokenizerError(f"token {token!r}: is ordinary text in this vocabulary; choose another template")
+        return self._extended({token: self.vocab_size + number for number, token in enumerate(missing)})
+
+    @abstractmethod
+    def _extended(self, tokens: Mapping[str, int]) -> BaseTokenizer:
+        """A tokenizer with these special tokens too, whose ids follow the last."""
 
     def save(self, folder: str | Path) -> None:
         """Write the files that `load_tokenizer` and transformers' AutoTokenizer read.

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
@@ -19,7 +19,7 @@ from smidgen.runtime.chat_template import DEFAULT_CHAT_TEMPLATE
 from smidgen.runtime.errors import TokenizerError
 from smidgen.tokenization.base import ByteTokensMixin, check_text
 from smidgen.tokenization.byte_alphabet import to_bytes
-from smidgen.tokenization.byte_bpe_files import Document, document_of, first_added_token, parse
+from smidgen.tokenization.byte_bpe_files import Document, document_of, first_added_token, parse, with_added_tokens
 from smidgen.tokenization.files import TOKENIZER_JSON
 from smidgen.tokenization.settings import END_OF_TEXT, PADDING, TURN_END, TURN_START, TokenizerSettings
 from smidgen.tokenization.special import TokenFinder
@@ -136,6 +136,9 @@ class ByteBPETokenizer(ByteTokensMixin):
     def _needs_slow_engine(self, text: str) -> bool:
         doubtful = self._parts.pre_tokenizer.doubtful
         return _has_long_whitespace(text) or (doubtful is not None and doubtful.search(text) is not None)
+
+    def _extended(self, tokens: Mapping[str, int]) -> ByteBPETokenizer:
+        return ByteBPETokenizer(with_added_tokens(self._document, tokens), self._settings)
 
     def _identity(self) -> Any:
         merges = [f"{left} {right}" for left, right in self._parts.merges]

@@ -122,6 +122,15 @@ def first_added_token(document: Document) -> str | None:
     return None
 
 
+def with_added_tokens(document: Document, tokens: Mapping[str, int]) -> Document:
+    """A tokenizer.json with further special tokens, found in a text as those are that it has already."""
+    added = list(document.get("added_tokens") or ())
+    plain = {"single_word": False, "lstrip": False, "rstrip": False, "special": True}
+    normalized = any(token["normalized"] for token in added)
+    entries = [{"id": number, "content": token, **plain, "normalized": normalized} for token, number in tokens.items()]
+    return {**document, "added_tokens": [*added, *entries]}
+
+
 def document_of(
     vocabulary: Mapping[str, int], merges: Sequence[tuple[str, str]], special_tokens: Mapping[str, int]
 ) -> Document:

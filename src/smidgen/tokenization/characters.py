@@ -65,6 +65,9 @@ class CharacterTokenizer(ByteTokensMixin):
             f"{len(self._vocabulary)} characters of the tokenizer; leave it out, or train on text that has it"
         )
 
+    def _extended(self, tokens: Mapping[str, int]) -> CharacterTokenizer:
+        return CharacterTokenizer(self._vocabulary, {**self._special_tokens, **tokens}, self._settings)
+
     def _identity(self) -> Any:
         return [self.kind, self._vocabulary]
 

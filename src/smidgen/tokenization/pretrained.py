@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
@@ -12,7 +12,7 @@ from smidgen.runtime.detokenizer import REPLACE_EACH_BYTE
 from smidgen.runtime.errors import TokenizerError
 from smidgen.tokenization.base import BaseTokenizer, ByteTokensMixin, check_text
 from smidgen.tokenization.byte_alphabet import is_bytes, to_bytes
-from smidgen.tokenization.byte_bpe_files import Document
+from smidgen.tokenization.byte_bpe_files import Document, with_added_tokens
 from smidgen.tokenization.files import TOKENIZER_JSON
 from smidgen.tokenization.settings import TokenizerSettings
 
@@ -106,6 +106,9 @@ class PretrainedTokenizer(BaseTokenizer):
                 raise TokenizerError(f"id {token}: not in the vocabulary, whose ids are 0 to {size - 1}")
         text: str = self._engine.decode(list(ids), skip_special_tokens=skip_special)
         return text
+
+    def _extended(self, tokens: Mapping[str, int]) -> PretrainedTokenizer:
+        return pretrained(with_added_tokens(json.loads(self._json), tokens), self._settings)
 
     def _identity(self) -> Any:
         document = json.loads(self._json)

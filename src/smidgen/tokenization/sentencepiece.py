@@ -102,6 +102,10 @@ class SentencePieceTokenizer(ByteTokensMixin):
             return piece
         return next((text for text, (number, _) in self._added_tokens.items() if number == token), None)
 
+    def _extended(self, tokens: Mapping[str, int]) -> SentencePieceTokenizer:
+        added = {**self._added_tokens, **{token: (number, True) for token, number in tokens.items()}}
+        return SentencePieceTokenizer(self._model, self._settings, added)
+
     def _token_table(self) -> dict[int, bytes]:
         pieces = self._processor
         table = {}

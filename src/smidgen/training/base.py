@@ -15,6 +15,7 @@ from smidgen.folders import resolve as find_folder
 from smidgen.folders.adapter import name_base
 from smidgen.folders.run import is_run_folder
 from smidgen.model import Decoder
+from smidgen.model.growth import grow_vocabulary
 from smidgen.model.lora import add_lora, trainable_share
 from smidgen.model.quantized import refuse_training
 from smidgen.model.requantized import ternary_config, to_ternary, use_fake_int4
@@ -28,18 +29,23 @@ Tree = dict[str, Any]
 
 
 def load_training_config(
-    source: str | Path, overrides: Mapping[str, Any] | Sequence[str] = (), defaults: Mapping[str, Any] | None = None
+    source: str | Path,
+    overrides: Mapping[str, Any] | Sequence[str] = (),
+    defaults: Mapping[str, Any] | None = None,
+    *,
+    as_base: bool = False,
 ) -> Config:
     """The configuration of a training from CONFIG or MODEL, with dotted overrides.
 
     source: a preset, a YAML file or a run folder, whose configuration it is; or a model folder, which becomes
-    `tuning.base`. Where `tuning.base` is set, the section `model` is the base's. `defaults`: fields that stand where
-    neither source nor overrides say anything; a source that is a run folder has said everything.
-    Raises ConfigError for fields that cannot be, ModelFolderError for a base that is none.
+    `tuning.base`; with `as_base` a run folder does too. Where `tuning.base` is set, the section `model` is the base's.
+    `defaults`: fields that stand where neither source nor overrides say anything; a source that is a run folder has
+    said everything. Raises ConfigError for fields that cannot be, ModelFolderError for a base that is none.
     """
     given = override_tree(overrides)
-    is_run = is_run_folder(source)
-    written = read_tree(source) if is_run or _is_configuration(source) else {"tuning": {"base": str(source)}}
+    is_run = is_run_folder(source) and not as_base
+    is_configuration = is_run or (_is_configuration(source) and not as_base)
+    written: Tree = read_tree(source) if is_configuration else {"tuning": {"base": str(source)}}
     tree = merge(written, given)
     if defaults is not None and not is_run:
         tree = merge(_fitting(defaults, tree), tree)
@@ -58,6 +64,15 @@ def starting_model(config: Config) -> Decoder:
     if base is None:
         return Decoder(config.model).initialize(config.training.seed)
     model = load(base)
+    if config.model.vocab_size > model.config.vocab_size:
+        # The markers of a chat template that the base did not know.
+        refuse_training(model.config, f"tuning.base = {base}")
+        if config.tuning.lora is not None:
+            raise ConfigError(
+                f"tuning.lora: the chat template has tokens that tuning.base = {base} lacks, and a frozen embedding cannot"
+                " learn them; choose tuning.chat_template llama2, or tune the whole model first"
+            )
+        model = grow_vocabulary(model, config.model.vocab_size)
     settings = config.tuning.quantize
     if settings is not None and settings.scheme == "ternary":
         model = to_ternary(model, sub_norm=settings.sub_norm, seed=config.training.seed)

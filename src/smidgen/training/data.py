@@ -21,3 +21,5 @@ class TrainingData:
     train_bytes_per_token: float | None
     """Bytes of text for each label; None where the number of bytes is not known."""
     validation_bytes_per_token: float | None
+    rows_per_sequence: int = 1
+    """Rows of a batch that one sequence makes: two for pairs."""

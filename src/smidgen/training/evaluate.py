@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from smidgen.data import Batch as ArrayBatch
 from smidgen.model import Decoder
@@ -27,6 +28,8 @@ class Evaluation:
     """What the sum was divided by: the number of tokens for language modelling."""
     bits_per_byte: float | None
     """Loss in bits for each byte of text; None where the number of bytes is not known."""
+    figures: Mapping[str, float] = field(default_factory=dict)
+    """What else the objective measures, each a mean over the weight."""
 
     @property
     def perplexity(self) -> float:
@@ -58,7 +61,7 @@ def evaluate(
     share = batch_size // ranks.batch_size
     was_training = model.training
     model.eval()
-    totals, weights = [], []
+    sums: list[dict[str, Tensor]] = []
     for start in range(0, data.per_epoch, batch_size):
         if cancelled():
             break
@@ -66,16 +69,17 @@ def evaluate(
         count = min(share, data.per_epoch - first)
         # A rank for which the last batch has nothing left takes part with a sequence that counts for nothing.
         batch = to_device(data.batch(first, count) if count > 0 else without_labels(data.batch(start, 1)), device)
-        total, weight, _ = objective.loss(model, batch)
-        totals.append(total)
-        weights.append(weight)
+        total, weight, figures = objective.loss(model, batch)
+        sums.append({**figures, "loss": total, "weight": weight})
     model.train(was_training)
     if cancelled():
         return None
-    sums = torch.stack([torch.stack(parts).cpu().double().sum() for parts in (totals, weights)])
-    loss_sum, weight_sum = ranks.sum(sums).tolist()
-    loss = loss_sum / weight_sum
-    return Evaluation(loss, weight_sum, bits_per_byte(loss, bytes_per_token))
+    columns = [torch.stack([part[name] for part in sums]).cpu().double().sum() for name in sums[0]]
+    totals = dict(zip(sums[0], ranks.sum(torch.stack(columns)).tolist(), strict=True))
+    weight_sum = totals.pop("weight")
+    means = {name: total / weight_sum for name, total in totals.items()}
+    loss = means.pop("loss")
+    return Evaluation(loss, weight_sum, bits_per_byte(loss, bytes_per_token), means)
 
 
 def without_labels(batch: ArrayBatch) -> ArrayBatch:

@@ -24,6 +24,8 @@ class Batch:
     """Tokens attend only to tokens of the same number."""
     positions: Tensor | None = None
     """Positions for RoPE; None counts each row from 0."""
+    reference: Tensor | None = None
+    """Of pairs, float32 [B]: log-probability of each row's labels under the model that training began with."""
 
 
 Loss = tuple[Tensor, Tensor, dict[str, Tensor]]
@@ -57,6 +59,7 @@ def to_device(batch: ArrayBatch, device: torch.device) -> Batch:
         _tensor(batch.labels, device),
         None if batch.document_ids is None else _tensor(batch.document_ids, device),
         None if batch.positions is None else _tensor(batch.positions, device),
+        None if batch.reference is None else _tensor(batch.reference, device),
     )
 
 

@@ -14,7 +14,7 @@ from smidgen.data import DatasetMixture, MixedSequences, PackedDocuments, Prefet
 from smidgen.data.batch import SelectableSequences, Sequences
 from smidgen.data.compatibility import check_tokenizer
 from smidgen.data.dataset import Split
-from smidgen.data.mixture import ChainedSequences
+from smidgen.data.mixture import ChainedSequences, FirstSequences
 from smidgen.data.permutation import derived_seed
 from smidgen.folders import load_tokenizer
 from smidgen.folders.run import is_run_folder
@@ -153,7 +153,7 @@ def training_data(config: Config, data: DatasetMixture) -> TrainingData:
 def _training_sequences(config: Config, split: Split, seed: int) -> SelectableSequences:
     data, seq_len = config.data, config.training.seq_len
     assert seq_len is not None
-    if data.packing == "split":
+    if split.mask is None and data.packing == "split":
         return Windows(split, seq_len, sampling=data.sampling, seed=seed, document_masks=data.document_masks)
     packed = PackedDocuments(split, seq_len, seed=seed)
     padding = packed.padding / (packed.per_epoch * seq_len)
@@ -163,6 +163,15 @@ def _training_sequences(config: Config, split: Split, seed: int) -> SelectableSe
         packed.per_epoch,
         100 * padding,
     )
+    if packed.truncated:
+        logger.warning(
+            "training.seq_len = %d: %d of %d conversations are cut off, which loses %d tokens; of %d no answer is left",
+            seq_len,
+            packed.truncated,
+            split.num_documents,
+            packed.tokens_lost,
+            packed.answerless,
+        )
     return packed
 
 
@@ -171,17 +180,25 @@ def _validation_sequences(config: Config, data: DatasetMixture) -> tuple[Sequenc
     stands for."""
     seq_len, eval_tokens = config.training.seq_len, config.training.eval_tokens
     assert seq_len is not None
-    splits, windows = [], []
+    splits: list[Split] = []
+    windows: list[Sequences] = []
     for dataset, share in zip(data.datasets, data.shares, strict=True):
         if dataset.val.num_tokens >= 2:
             budget = None if eval_tokens is None else round(eval_tokens * share)
             splits.append(dataset.val)
-            windows.append(validation_windows(dataset.val, seq_len, budget, document_masks=config.data.document_masks))
+            windows.append(_held_out(dataset.val, seq_len, budget, config.data.document_masks))
     if not windows:
         logger.warning("%s: the validation split is empty: no validation loss, no best checkpoint", data.names)
         return None, None
     sequences = windows[0] if len(windows) == 1 else ChainedSequences(windows)
     return sequences, _bytes_per_token(splits, [part.per_epoch for part in windows])
+
+
+def _held_out(split: Split, seq_len: int, budget: int | None, document_masks: bool) -> Sequences:
+    if split.mask is None:
+        return validation_windows(split, seq_len, budget, document_masks=document_masks)
+    packed = PackedDocuments(split, seq_len)
+    return packed if budget is None else FirstSequences(packed, max(budget // seq_len, 1))
 
 
 def _bytes_per_token(splits: Sequence[Split], weights: Sequence[float]) -> float | None:

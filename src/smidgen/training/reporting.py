@@ -80,6 +80,7 @@ class Reporter:
             "validation",
             self.state.step,
             loss=evaluation.loss,
+            **evaluation.figures,
             perplexity=evaluation.perplexity,
             bits_per_byte=evaluation.bits_per_byte,
             tokens=self.state.tokens,

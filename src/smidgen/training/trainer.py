@@ -97,7 +97,7 @@ class Trainer:
             compile_training(self.model)
         self.parallel = parallelize(self.model, task.objective.loss, ranks)
         seq_len = training.seq_len or config.model.max_seq_len
-        self.tokens_per_pass = training.batch_size * seq_len
+        self.tokens_per_pass = training.batch_size * seq_len * task.data.rows_per_sequence
         self.optimizer = make_optimizer(self.model, training.optimizer)
         self.scaler = make_scaler(training.precision, device, self.tokens_per_pass)
         retention = Retention(training.keep_last, training.keep_best, training.keep_every)

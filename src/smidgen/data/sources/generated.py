@@ -75,7 +75,7 @@ class HubSource:
         return self.digest()
 
     def digest(self) -> str:
-        dataset = self._open()
+        dataset = self.rows()
         sample = [str(row.get(self.field)) for row in islice(dataset, _SAMPLE_DOCUMENTS)]
         return digest_of([self.argument, self.field, getattr(dataset, "num_rows", None), sample])
 
@@ -86,13 +86,14 @@ class HubSource:
         return Reading(iter(chunk.items or ()))
 
     def _items(self) -> Iterator[Item]:
-        for number, row in enumerate(self._open(), 1):
+        for number, row in enumerate(self.rows(), 1):
             if self.field not in row:
                 names = ", ".join(map(repr, row))[:200]
                 raise DataError(f"{self.name}: no column '{self.field}' (its columns: {names}); name one with --field")
             yield from in_pieces(text_record(row[self.field], number, "row"))
 
-    def _open(self) -> Iterable[dict[str, Any]]:
+    def rows(self) -> Iterable[dict[str, Any]]:
+        """The dataset's rows, of all columns; raises DataError where `datasets` cannot open it."""
         try:
             import datasets
         except ModuleNotFoundError:

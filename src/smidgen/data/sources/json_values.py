@@ -18,12 +18,16 @@ _BLOCK = CHUNK_BYTES // 4
 
 def json_values(stream: io.RawIOBase, field: str) -> Iterator[Item]:
     """The documents in a field of each object: the elements of one array, or values one after another."""
-    reader = _Values(stream)
-    for number, value in enumerate(reader.values(), 1):
+    for number, value in enumerate(values_of(stream), 1):
         if isinstance(value, BadRecord):
             yield BadRecord(value.kind, value.message, number, "value")
         else:
             yield from in_pieces(field_of(value, field, number, "value"))
+
+
+def values_of(stream: io.RawIOBase) -> Iterator[object]:
+    """Every value of a JSON file; a bad record in the place of one that cannot be read."""
+    return _Values(stream).values()
 
 
 class _Values:

@@ -142,6 +142,19 @@ def _file_source(path: Path, argument: str, options: SourceOptions) -> Source:
     return StreamFile(path, argument, size, file_format, compression, unit, field)
 
 
+def format_of_file(path: Path) -> tuple[FileFormat, Compression | None]:
+    """What a file holds, by its ending, and how it is compressed, by its first bytes."""
+    try:
+        with path.open("rb") as file:
+            start = file.read(8)
+    except OSError as error:
+        raise cannot_be_read(path, error) from None
+    compression = next((kind for magic, kind in _MAGIC.items() if start.startswith(magic)), None)
+    if compression == "zstd":
+        _require_zstandard()
+    return _format_of(path, b"" if compression else start), compression
+
+
 def _format_of(path: Path, start: bytes) -> FileFormat:
     """By the ending, behind which a compression's is left out; without a known one, by how standard input starts."""
     endings = [ending.lower() for ending in path.suffixes]

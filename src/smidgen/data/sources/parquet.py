@@ -24,11 +24,11 @@ class ParquetFile(DiskFile):
 
     def chunks(self) -> Iterator[Chunk]:
         try:
-            with _opened(self.path) as file:
+            with opened_parquet(self.path) as file:
                 groups = file.num_row_groups
                 names = file.schema_arrow.names
                 kind = str(file.schema_arrow.field(self.field).type) if self.field in names else None
-        except _unreadable() as error:
+        except unreadable_parquet() as error:
             message = f"no whole Parquet file ({' '.join(str(error).split())[:120]}); copy or write it again"
             yield Chunk(0, items=(BadRecord("archive", message),), size=self.size)
             return
@@ -48,19 +48,20 @@ class ParquetFile(DiskFile):
     def _rows(self, chunk: Chunk) -> Iterator[Item]:
         row = 0
         try:
-            with _opened(self.path) as file:
+            with opened_parquet(self.path) as file:
                 row = sum(file.metadata.row_group(group).num_rows for group in range(chunk.start))
                 groups = range(chunk.start, chunk.stop)
                 for batch in file.iter_batches(_BATCH_ROWS, row_groups=groups, columns=[self.field], use_threads=False):
                     for value in batch.column(0).to_pylist():
                         row += 1
                         yield from in_pieces(text_record(value, row, "row"))
-        except _unreadable() as error:
+        except unreadable_parquet() as error:
             message = f"damaged ({' '.join(str(error).split())[:120]}); what came before in its row group was read"
             yield BadRecord("archive", message, row + 1, "row")
 
 
-def _opened(path: Path) -> Any:
+def opened_parquet(path: Path) -> Any:
+    """pyarrow's reader of a file; raises MissingDependencyError without it."""
     try:
         from pyarrow import parquet
     except ModuleNotFoundError:
@@ -68,7 +69,8 @@ def _opened(path: Path) -> Any:
     return parquet.ParquetFile(path)
 
 
-def _unreadable() -> tuple[type[Exception], ...]:
+def unreadable_parquet() -> tuple[type[Exception], ...]:
+    """The errors of a file that is no whole Parquet file."""
     try:
         import pyarrow
     except ModuleNotFoundError:

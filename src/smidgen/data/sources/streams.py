@@ -11,6 +11,7 @@ import zlib
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, Literal
 
 from smidgen.data.documents import BadRecord, TextUnit
@@ -90,6 +91,13 @@ class StreamFile(DiskFile):
         else:
             reading.items = text_lines(chunk.lines, reading)
         return reading
+
+
+@contextmanager
+def opened_stream(path: Path, compression: Compression | None, faults: list[BadRecord]) -> Iterator[io.RawIOBase]:
+    """The bytes of a file, unpacked. A damaged archive ends where the damage begins, and `faults` then says so."""
+    with path.open("rb") as raw, _unpacked(raw, compression) as file:
+        yield _Stream(file, faults)
 
 
 class _Stream(io.RawIOBase):
