@@ -128,12 +128,12 @@ def test_what_does_not_fit_is_refused(folder: Path, tmp_path: Path) -> None:
     config = configured(folder, "sft")
     configured(folder, "dpo")
     pairs = config.model_copy(update={"data": config.data.model_copy(update={"path": str(folder / "preferences")})})
-    with pytest.raises(DataError, match="holds pairs, and tuning.objective.kind sft conversations"):
+    with pytest.raises(DataError, match=r"holds pairs, and tuning.objective.kind sft conversations"):
         tune(pairs, tmp_path / "run")
     with pytest.raises(ConfigError, match=r"tuning.base = null: objective.kind sft goes on from a model"):
         load_training_config("elite-tiny", {"tuning.objective.kind": "sft"})
+    changed = config.tuning.model_copy(update={"chat_template": "deepseek"})
     with pytest.raises(DataError, match="another tokenizer or chat template"):
-        changed = config.tuning.model_copy(update={"chat_template": "deepseek"})
         tune(config.model_copy(update={"tuning": changed}), tmp_path / "run")
     with pytest.raises(DataError, match=r"training.seq_len = 3: no answer begins within so many tokens"):
         tune(configured(folder, "sft", **{"training.seq_len": 3}), tmp_path / "run")

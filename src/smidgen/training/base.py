@@ -69,8 +69,8 @@ def starting_model(config: Config) -> Decoder:
         refuse_training(model.config, f"tuning.base = {base}")
         if config.tuning.lora is not None:
             raise ConfigError(
-                f"tuning.lora: the chat template has tokens that tuning.base = {base} lacks, and a frozen embedding cannot"
-                " learn them; choose tuning.chat_template llama2, or tune the whole model first"
+                f"tuning.lora: the chat template has tokens that tuning.base = {base} lacks, and a frozen embedding"
+                " cannot learn them; choose tuning.chat_template llama2, or tune the whole model first"
             )
         model = grow_vocabulary(model, config.model.vocab_size)
     settings = config.tuning.quantize
