@@ -16,6 +16,8 @@ def grow_vocabulary(model: Decoder, vocab_size: int) -> Decoder:
     """
     old = model.config.vocab_size
     assert vocab_size >= old
+    if vocab_size == old:
+        return model
     grown = Decoder(model.config.model_copy(update={"vocab_size": vocab_size}))
     weights = model.state_dict()
     for name, weight in grown.state_dict().items():

@@ -10,19 +10,21 @@ from smidgen.config import Config, Dpo
 from smidgen.data import Dataset, DatasetMixture, Prefetched
 from smidgen.data.manifest import digest_of
 from smidgen.data.mixture import FirstSequences
-from smidgen.folders import load_tokenizer, model_config
+from smidgen.folders import load, load_tokenizer, model_config
 from smidgen.folders.run import is_run_folder
+from smidgen.model import Decoder
+from smidgen.model.growth import grow_vocabulary
 from smidgen.runtime.errors import ConfigError, DataError
 from smidgen.runtime.protocols import Tokenizer
 from smidgen.tokenization import BaseTokenizer
 from smidgen.tokenization.chat import chat_tokenizer
-from smidgen.training.base import starting_model
+from smidgen.training.base import BaseStorage, starting_model, store_quantized
 from smidgen.training.data import TrainingData
 from smidgen.training.devices import resolve_device
 from smidgen.training.loop import train
 from smidgen.training.objectives import LanguageModeling
 from smidgen.training.observer import Observer, Summary
-from smidgen.training.parallel import rank_device
+from smidgen.training.parallel import is_main_rank, rank_device
 from smidgen.training.pretraining import check_run, open_dataset, training_data, with_data_of_run
 from smidgen.training.task import Task
 from smidgen.tuning.pairs import PairSequences, longest
@@ -55,8 +57,13 @@ def tune(config: Config, run_path: str | Path, observer: Observer | None = None)
     config = with_vocabulary(config, tokenizer)
     config, task = _preferences(config, data) if wants_pairs else _language_modeling(config, data)
     with Prefetched(task.data.train) as prefetched:
-        task = replace(task, tokenizer=tokenizer, data=replace(task.data, train=prefetched))
-        return train(config, task, run_path, observer)
+        task = replace(
+            task, tokenizer=tokenizer, data=replace(task.data, train=prefetched), storage=BaseStorage(config)
+        )
+        summary = train(config, task, run_path, observer)
+    if is_main_rank() and summary.steps == summary.total_steps:
+        store_quantized(config, summary.run)
+    return summary
 
 
 def base_tokenizer(config: Config) -> BaseTokenizer:
@@ -140,12 +147,18 @@ def _held_out(config: Config, dataset: Dataset, fingerprint: str) -> FirstSequen
     return FirstSequences(pairs, pairs.per_epoch if budget is None else max(budget // (2 * pairs.seq_len), 1))
 
 
+def _base(config: Config) -> Decoder:
+    """The base as it is, with no adapter and nothing rounded; with the ids that the chat template brings."""
+    base = config.tuning.base
+    assert base is not None
+    model = load(base)
+    return grow_vocabulary(model, max(config.model.vocab_size, model.config.vocab_size))
+
+
 def _pairs(config: Config, dataset: Dataset, name: str, fingerprint: str, seed: int | None) -> PairSequences:
     split = dataset.train if name == "train" else dataset.val
     seq_len = config.training.seq_len
     assert seq_len is not None
     device = rank_device(resolve_device(config.training.device))
-    reference = reference_log_probabilities(
-        dataset.path, split, seq_len, fingerprint, lambda: starting_model(config), device
-    )
+    reference = reference_log_probabilities(dataset.path, split, seq_len, fingerprint, lambda: _base(config), device)
     return PairSequences(split, seq_len, seed=seed, reference=reference)
