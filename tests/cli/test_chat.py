@@ -9,11 +9,13 @@ from typing import Any
 
 import pytest
 import torch
+from rich.console import Console
 
 import smidgen
-from smidgen.cli.chat import Chat
+from smidgen.cli.chat import Chat, messages_of
 from smidgen.cli.engines import open_engine
 from smidgen.cli.main import main
+from smidgen.cli.markdown import MarkdownTerminal, split_blocks
 from smidgen.runtime import SamplingParams
 from smidgen.runtime.chat_template import render_chat
 from smidgen.tokenization import train_tokenizer
@@ -122,6 +124,9 @@ class Interrupted:
         if self.pieces == 0:
             raise KeyboardInterrupt
 
+    def end(self) -> None:
+        pass
+
 
 def test_interrupting_an_answer_keeps_its_part(folder: Path) -> None:
     chat = Chat(*open_engine(str(folder)), SamplingParams(max_new_tokens=5, temperature=0), system=None)
@@ -151,3 +156,56 @@ def test_a_base_model_is_refused(
     status, out, err = chat(["a"], model=tmp_path / "base")
     assert (status, out) == (1, "")
     assert "no chat template" in err
+
+
+def test_commands(folder: Path, chat: Callable[..., tuple[int, str, str]], tmp_path: Path) -> None:
+    saved = tmp_path / "chat.json"
+    lines = [
+        "What is a dog?",
+        "/retry",
+        f"/save {saved}",
+        "/undo",
+        "/system A dog is.",
+        "What?",
+        "/params max_new_tokens 2",
+    ]
+    status, out, err = chat([*lines, f"/load {saved}", "A cat?", f"/save {saved}", "/params temprature 1", "/help"])
+    first = answer(folder, "What is a dog?")
+    assert status == 0
+    assert out.startswith(f"{first}\n{first}\n{answer(folder, 'What?', system='A dog is.')}\n")
+    cut = smidgen.load_tokenizer(folder).decode(
+        answer_tokens(
+            folder,
+            [
+                {"role": r, "content": c}
+                for r, c in zip(("user", "assistant", "user"), ("What is a dog?", first, "A cat?"), strict=True)
+            ],
+        )[:2]
+    )
+    assert out.endswith(f"\n{cut}\n")
+    assert "saved 2 messages" in err
+    assert "took back: What is a dog?" in err
+    assert "is there already" in err
+    assert "temprature: give one of max_new_tokens" in err
+
+
+def test_messages_of_several_lines() -> None:
+    lines = ["one", "two \\", "lines", '"""three', "", 'of them"""', '"""four"""', '"""', "five", '"""', "open \\"]
+    assert list(messages_of(lines)) == ["one", "two \nlines", "three\n\nof them", "four", "five", "open "]
+
+
+def test_markdown_is_drawn_block_by_block() -> None:
+    screen = io.StringIO()
+    terminal = MarkdownTerminal(Console(file=screen, width=40, force_terminal=False))
+    text = "# Title\n\nSome **bold** [link](https://example.org) \x1b[31m\n\n```python\na = 1\n\nb = 2\n```\n\n- one\n- two"  # noqa: E501
+    for character in text:
+        terminal.write(character)
+    terminal.end()
+    shown = screen.getvalue()
+    assert "Title" in shown
+    assert "Some bold link (https://example.org)" in shown
+    assert "**" not in shown
+    assert "\x1b[31m" not in shown
+    assert "b = 2" in shown
+    assert "• two" in shown
+    assert split_blocks("a\n\n```\nb\n\nc") == ("a\n\n", "```\nb\n\nc")

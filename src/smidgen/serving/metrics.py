@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 from smidgen.runtime.errors import MissingDependencyError
 
@@ -19,7 +20,7 @@ class Metrics:
         except ModuleNotFoundError:
             raise MissingDependencyError("prometheus-client", "serve", "the server") from None
         self._registry = CollectorRegistry(auto_describe=True)
-        own = {"registry": self._registry}
+        own: dict[str, Any] = {"registry": self._registry}
         self.requests = Counter("smidgen_requests", "Requests answered", ["route", "status"], **own)
         self.prompt_tokens = Counter("smidgen_prompt_tokens", "Tokens of prompts", **own)
         self.generated_tokens = Counter("smidgen_generated_tokens", "Tokens generated", **own)
