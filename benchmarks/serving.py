@@ -182,20 +182,27 @@ def main() -> None:
             f"(95 %: {batched['first_p95'] * 1000:.0f}), {one['first_median'] * 1000:.0f} one at a time",
             flush=True,
         )
+    save(args.json, results)
     with server(args.model, args.batch_size, args.batch_size, extra) as (url, pid):
         places = 2 * args.batch_size
         flood = asyncio.run(overload(url, 10 * places, args.tokens))
         print(f"{10 * places} clients for {places} places: {flood}", flush=True)
+        results.append({"case": f"{10 * places} clients for {places} places", "metric": "overload", **flood})
+        save(args.json, results)
         memory = asyncio.run(many(url, pid, args.requests, 16)) if args.requests else []
-    results.append({"case": f"{10 * places} clients for {places} places", "metric": "overload", **flood})
     if memory:
         growth = (memory[-1] - memory[1]) / memory[1]
         print(f"memory from {memory[1]:.1f} to {memory[-1]:.1f} MiB: {growth:+.2%}")
         results.append(
             {"case": f"{args.requests} requests", "metric": "resident memory", "unit": "MiB", "series": memory}
         )
-    if args.json:
-        report.write(args.json, results)
+    save(args.json, results)
+
+
+def save(path: str | None, results: list[dict[str, Any]]) -> None:
+    """Write what was measured until now."""
+    if path:
+        report.write(path, results)
 
 
 if __name__ == "__main__":
