@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -257,3 +257,21 @@ def test_shards(folder: Path) -> None:
     index.write_text(json.dumps({"weight_map": weight_map}))
     (folder / "part-1.safetensors").unlink()
     assert_refused(folder, "part-1.safetensors")
+
+
+def test_a_model_larger_than_memory_is_refused_with_the_sum(
+    monkeypatch: pytest.MonkeyPatch, randomized_decoder: Callable[..., Any], tmp_path: Path
+) -> None:
+    smidgen.save(randomized_decoder("elite-tiny", {"model.vocab_size": 64, "model.num_layers": 1}), tmp_path / "model")
+    monkeypatch.setattr("smidgen.folders.memory.available_memory", lambda: 1000)
+    with pytest.raises(ModelFolderError, match=r"weights of 4 bytes take 0\.0 GiB, and 0\.0 GiB are free"):
+        smidgen.load(tmp_path / "model")
+
+
+def test_sizes_that_no_machine_holds_are_refused(randomized_decoder: Callable[..., Any], tmp_path: Path) -> None:
+    smidgen.save(randomized_decoder("elite-tiny", {"model.vocab_size": 64, "model.num_layers": 1}), tmp_path / "model")
+    (tmp_path / "model" / "smidgen.yaml").unlink()
+    config = json.loads((tmp_path / "model" / "config.json").read_text())
+    (tmp_path / "model" / "config.json").write_text(json.dumps({**config, "vocab_size": 2**63 - 1}))
+    with pytest.raises(ModelFolderError, match="larger than any machine holds"):
+        smidgen.load(tmp_path / "model")

@@ -184,3 +184,24 @@ def test_added_tokens_that_are_not_special_are_always_found(corpus: list[str], t
     tokenizer = load_tokenizer(tmp_path)
     assert tokenizer.encode("a[TOOL]")[-1] == tokenizer.vocab_size - 1
     assert "[TOOL]" not in tokenizer.special_tokens
+
+
+def test_a_file_that_tokenizers_panics_over_is_refused(tmp_path: Path) -> None:
+    model = {
+        "type": "BPE",
+        "vocab": {"a": 0, "b": 1, "ab": 2},
+        "merges": ["a b"],
+        "continuing_subword_prefix": "x" * 300,
+    }
+    (tmp_path / "tokenizer.json").write_text(json.dumps({"version": "1.0", "model": model, "added_tokens": []}))
+    with pytest.raises(TokenizerError, match="cannot read it") as caught:
+        load_tokenizer(tmp_path)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("name", ["tokenizer.json", "tokenizer_config.json"])
+def test_a_file_nested_too_deep_is_refused(name: str, tmp_path: Path) -> None:
+    (tmp_path / "tokenizer.json").write_text("{}")
+    (tmp_path / name).write_text('{"a":' * 3_000 + "1" + "}" * 3_000)
+    with pytest.raises(TokenizerError, match="nested deeper"):
+        load_tokenizer(tmp_path)

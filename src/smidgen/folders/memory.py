@@ -3,8 +3,13 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterable
 from pathlib import Path
 
+from torch import Tensor
+
+from smidgen.config import ModelConfig
+from smidgen.model import Decoder, load_architecture
 from smidgen.runtime.errors import ModelFolderError
 
 GIB = 2**30
@@ -27,11 +32,25 @@ def available_memory() -> int:
     return min(amounts) if amounts else os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 2
 
 
-def check_memory(source: Path, num_parameters: int, bytes_each: int = 4) -> None:
-    """Raise ModelFolderError, with the sum, when the weights in `source` are more than the memory that is free."""
-    needed, available = num_parameters * bytes_each, available_memory()
+def structure_of(config: ModelConfig, source: Path) -> Decoder:
+    """The decoder's shapes and names, without memory; raises ModelFolderError for sizes that no machine can hold."""
+    try:
+        return load_architecture(config)
+    except (RuntimeError, TypeError, OverflowError):
+        raise ModelFolderError(
+            f"{source}: its configuration asks for matrices larger than any machine holds; copy it again"
+        ) from None
+
+
+def check_memory(source: Path, weights: Iterable[Tensor]) -> None:
+    """Raise ModelFolderError, with the sum, when `weights` (also those of the meta device) exceed the free memory."""
+    count = needed = 0
+    for weight in weights:
+        count += weight.numel()
+        needed += weight.numel() * weight.element_size()
+    available = available_memory()
     if needed > available:
         raise ModelFolderError(
-            f"{source}: {num_parameters:,} parameters of {bytes_each} bytes take {needed / GIB:.1f} GiB, and "
+            f"{source}: {count:,} weights of {needed / count:g} bytes take {needed / GIB:.1f} GiB, and "
             f"{available / GIB:.1f} GiB are free; use a machine with more memory, or a smaller model"
         )

@@ -14,8 +14,8 @@ from torch import Tensor
 
 from smidgen.config import ModelConfig
 from smidgen.folders.architectures.fields import read_json
-from smidgen.folders.memory import check_memory
-from smidgen.model import Decoder, load_architecture
+from smidgen.folders.memory import check_memory, structure_of
+from smidgen.model import Decoder
 from smidgen.model.quantized import StoredMatrix
 from smidgen.runtime.errors import ModelFolderError
 
@@ -58,12 +58,12 @@ def read_weights(config: ModelConfig, folder: Path) -> Decoder:
         found = _open_tensors(folder, stack)
         if config.num_layers > len(found):
             raise ModelFolderError(f"{folder}: num_hidden_layers = {config.num_layers}: {_UNFIT}: {len(found)} tensors")
-        structure = load_architecture(config)
+        structure = structure_of(config, folder)
         expected = dict(_unpadded(structure)) | dict(_stored(structure))
         _check_names(found, expected, folder, is_tied=config.tie_word_embeddings)
         for name, weight in expected.items():
             _check_tensor(found[name], name, weight)
-        check_memory(folder, sum(weight.numel() for weight in expected.values()))
+        check_memory(folder, expected.values())
         decoder = Decoder(config)
         for name, weight in _unpadded(decoder):
             weight.copy_(found[name].read(name))

@@ -54,6 +54,8 @@ def parse_object(text: str, path: Path) -> dict[str, Any]:
         raise TokenizerError(
             f"{path}: no JSON at line {error.lineno}: {error.msg}; the file is damaged, copy it again"
         ) from None
+    except RecursionError:
+        raise TokenizerError(f"{path}: nested deeper than any tokenizer's file; it is damaged, copy it again") from None
     if not isinstance(value, dict):
         raise TokenizerError(f"{path}: holds a JSON {type(value).__name__} where an object is expected")
     return value

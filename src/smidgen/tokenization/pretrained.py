@@ -36,8 +36,12 @@ class PretrainedTokenizer(BaseTokenizer):
         try:
             # tokenizers raises plain Exception for what it cannot read.
             self._engine: tokenizers.Tokenizer = Tokenizer.from_str(json.dumps(document))
-        except Exception as error:
-            raise TokenizerError(f"{TOKENIZER_JSON}: `tokenizers` cannot read it: {error}") from None
+        except BaseException as error:
+            # It panics over merges that do not fit their prefix, which Python sees as no Exception.
+            if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
+                raise
+            reason = " ".join(str(error).split())
+            raise TokenizerError(f"{TOKENIZER_JSON}: `tokenizers` cannot read it: {reason}") from None
         self._json = self._engine.to_str()
         self._engine.no_truncation()
         self._engine.no_padding()

@@ -202,7 +202,7 @@ def test_overlapping_tensors_are_refused(small: Path) -> None:
 
 def test_a_model_larger_than_memory_is_refused_with_the_sum(small: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("smidgen.folders.memory.available_memory", lambda: 1000)
-    with pytest.raises(SmidgenError, match=r"parameters of 4 bytes take .* GiB"):
+    with pytest.raises(SmidgenError, match=r"weights of 4 bytes take .* GiB"):
         import_gguf(small)
 
 

@@ -59,7 +59,7 @@ def import_checkpoint(path: Path, hints: Hints | None = None) -> Imported:
     reader = _Reader(checkpoint, dialect, hints)
     config = reader.config()
     tensors = reader.tensors(config)
-    check_memory(path, sum(tensor.numel() for tensor in tensors.values()))
+    check_memory(path, tensors.values())
     decoder = Decoder(config)
     with torch.no_grad():
         for name, parameter in decoder.named_parameters():

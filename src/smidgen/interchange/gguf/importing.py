@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from smidgen.config import ModelConfig, validate
-from smidgen.folders.memory import check_memory
+from smidgen.folders.memory import check_memory, structure_of
 from smidgen.interchange.gguf.architectures import BY_NAME, GgufArchitecture
 from smidgen.interchange.gguf.layout import Entry
 from smidgen.interchange.gguf.metadata import Metadata
@@ -17,7 +17,7 @@ from smidgen.interchange.gguf.reader import GgufFile, open_gguf
 from smidgen.interchange.gguf.vocabulary_import import tokenizer_of
 from smidgen.interchange.imported import Imported
 from smidgen.kernels.ternary import SMALLEST_SCALE
-from smidgen.model import Decoder, load_architecture
+from smidgen.model import Decoder
 from smidgen.runtime.errors import ConfigError, InterchangeError
 
 
@@ -26,10 +26,10 @@ def import_gguf(path: Path) -> Imported:
     hostile, or of a model that Smidgen does not run exactly."""
     with open_gguf(path) as file:
         architecture, config = read_config(file)
-        shapes = dict(load_architecture(config).named_parameters())
+        shapes = dict(structure_of(config, path).named_parameters())
         entries = [_stored_here(entry, file) for entry in architecture.entries(config)]
         _check(file, entries, shapes)
-        check_memory(path, sum(weight.numel() for weight in shapes.values()))
+        check_memory(path, shapes.values())
         decoder = Decoder(config)
         parameters = dict(decoder.named_parameters())
         with torch.no_grad():

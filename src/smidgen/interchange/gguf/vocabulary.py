@@ -145,8 +145,7 @@ def _tokens(document: Mapping[str, Any]) -> tuple[list[str], list[TokenType]]:
     for entry in document.get("added_tokens") or ():
         kind = TokenType.CONTROL if entry["special"] else TokenType.USER_DEFINED
         entries[entry["id"]] = (entry["content"], kind)
-    unused = {number: (f"[PAD{number}]", TokenType.UNUSED) for number in range(max(entries) + 1)}
-    ordered = [(unused | entries)[number] for number in range(max(entries) + 1)]
+    ordered = [entries.get(number, (f"[PAD{number}]", TokenType.UNUSED)) for number in range(max(entries) + 1)]
     return [token for token, _ in ordered], [kind for _, kind in ordered]
 
 

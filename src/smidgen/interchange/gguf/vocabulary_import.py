@@ -35,6 +35,10 @@ def tokenizer_of(file: GgufFile) -> Tokenizer | None:
         raise InterchangeError(
             f"{file.path}: tokenizer.ggml.token_type has {len(types)} entries for {len(tokens)} tokens"
         )
+    if not set(types) <= {kind.value for kind in TokenType}:
+        raise InterchangeError(
+            f"{file.path}: tokenizer.ggml.token_type: types 1 to 6 are known; convert the model again"
+        )
     named = {role: _token(file, role, tokens) for role in ("bos", "eos", "padding")}
     config: dict[str, Any] = {
         "tokenizer_class": "PreTrainedTokenizerFast",
