@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 import tomllib
 from itertools import islice
 from pathlib import Path
@@ -151,3 +153,12 @@ def test_what_a_task_asks_and_we_lack_is_refused(folder: Path) -> None:
             model.generate_until([request])
     with pytest.raises(SmidgenError, match="max_length = 65"):
         SmidgenLM(str(folder), max_length=65)
+
+
+def test_its_command_line_knows_the_model(folder: Path, tasks: Path) -> None:
+    """In a process of its own, as a user starts it."""
+    command = [sys.executable, "-m", "smidgen.evaluation.harness", "--model", "smidgen", "--device", "cpu"]
+    command += ["--model_args", f"pretrained={folder}", "--include_path", str(tasks), "--tasks", "local_choice"]
+    result = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert result.returncode == 0, result.stderr[-2000:]
+    assert "acc_norm" in result.stdout

@@ -1,7 +1,4 @@
-"""Smidgen's models in lm-evaluation-harness: `--model smidgen --model_args pretrained=DIR`.
-
-`python -m smidgen.evaluation.harness …` is lm_eval's own command line with this model known to it; where lm_eval looks
-for models among the entry points `lm_eval.models`, plain `lm_eval` finds it too.
+"""Smidgen's models as lm-evaluation-harness's language model.
 
 Texts become tokens as its `hf` model does it, so results on one folder are the same.
 """
@@ -227,17 +224,3 @@ def _open(
     source = resolve(model).folder
     ends = () if source is None else end_tokens(source, tokenizer)
     return TorchEngine(decoder, ends, max_batch_size=batch_size), tokenizer, TorchLogits(decoder, batch_size)
-
-
-def main() -> None:
-    """lm_eval's command line."""
-    from lm_eval.__main__ import cli_evaluate
-
-    cli_evaluate()
-
-
-if __name__ == "__main__":
-    # Run as a file this module is not the one that lm_eval's registry would import: register that one.
-    from smidgen.evaluation import harness
-
-    harness.main()
