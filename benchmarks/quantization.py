@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Iterator
+from functools import cache
 from typing import Any
 
 import report
@@ -54,6 +55,7 @@ def main() -> None:
     parser.add_argument("--tokens", type=int, default=16_384, help="of the validation split (default: 16384)")
     parser.add_argument("--seq-len", type=int, default=128, help="tokens a window (default: 128)")
     parser.add_argument("--calibration-tokens", type=int, default=8_192, help="of the training split (default: 8192)")
+    parser.add_argument("--no-speed", action="store_true", help="leave speed out: it needs a machine that is idle")
     parser.add_argument("--json", required=True, metavar="FILE")
     args = parser.parse_args()
     dataset = Dataset.open(args.data)
@@ -71,6 +73,7 @@ def figures(name: str, model: Decoder, dataset: Dataset, args: argparse.Namespac
     calibration = windows(dataset.train, args.seq_len, args.calibration_tokens)
     text = windows(dataset.val, args.seq_len, args.tokens)
 
+    @cache
     def measure(decoder: Decoder) -> Perplexity:
         return evaluate_dataset(decoder, dataset, seq_len=args.seq_len, max_tokens=args.tokens)
 
@@ -80,7 +83,7 @@ def figures(name: str, model: Decoder, dataset: Dataset, args: argparse.Namespac
         except ConfigError as error:
             print(f"{name} {label}: left out: {error}")
             continue
-        c = compare(model, quantized, measure, text)
+        c = compare(model, quantized, measure, text, with_speed=not args.no_speed)
         case = f"{name}, {label}"
         yield report.result(case, "size", "bytes", c.size.bytes, c.size_before.bytes, "float32")
         yield report.result(
@@ -93,7 +96,8 @@ def figures(name: str, model: Decoder, dataset: Dataset, args: argparse.Namespac
         if one.bits_per_byte is not None and other.bits_per_byte is not None:
             yield report.result(case, "bits per byte", "bits", one.bits_per_byte, other.bits_per_byte, "float32")
         yield report.result(case, "greedy agreement", "share", c.agreement, 1.0, "float32")
-        yield report.result(case, "decode, PyTorch", "tokens/s", c.speed, c.speed_before, "float32")
+        if c.speed is not None and c.speed_before is not None:
+            yield report.result(case, "decode, PyTorch", "tokens/s", c.speed, c.speed_before, "float32")
 
 
 def quantization(fields: dict[str, Any], model: ModelConfig) -> Quantization:

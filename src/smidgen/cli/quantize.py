@@ -216,7 +216,8 @@ def _print(args: argparse.Namespace, comparison: Comparison | None, sizes: Any) 
             change = other.bits_per_byte - one.bits_per_byte
             rows.append(["bits per byte", f"{one.bits_per_byte:.4f}", f"{other.bits_per_byte:.4f} ({change:+.4f})"])
         rows.append(["same most probable token", "", f"{comparison.agreement:.2%}"])
-        rows.append(["tokens a second, PyTorch", f"{comparison.speed_before:.0f}", f"{comparison.speed:.0f}"])
+        if comparison.speed_before is not None and comparison.speed is not None:
+            rows.append(["tokens a second, PyTorch", f"{comparison.speed_before:.0f}", f"{comparison.speed:.0f}"])
     print_table(["", "before", args.scheme], rows)
     print(f'\n{args.out}: {args.scheme}, {args.method}. Next: smidgen generate {args.out} "Once"')
     if comparison is None:

@@ -44,9 +44,9 @@ class Comparison:
     quality_before: Perplexity
     agreement: float
     """Part of the positions of the text where both name the same most probable next token."""
-    speed: float
-    """Tokens a second that the PyTorch engine decodes greedily for one prompt."""
-    speed_before: float
+    speed: float | None
+    """Tokens a second that the PyTorch engine decodes greedily for one prompt; None where it was not asked for."""
+    speed_before: float | None
 
     @property
     def perplexity_change(self) -> float:
@@ -62,7 +62,12 @@ class Comparison:
 
 
 def compare(
-    before: Decoder, after: Decoder, measure: Callable[[Decoder], Perplexity], windows: Sequence[Tensor]
+    before: Decoder,
+    after: Decoder,
+    measure: Callable[[Decoder], Perplexity],
+    windows: Sequence[Tensor],
+    *,
+    with_speed: bool = True,
 ) -> Comparison:
     """Measure both models. `measure` gives the perplexity of one; `windows` are int64 [B, T] of the same text.
 
@@ -75,8 +80,8 @@ def compare(
         quality=measure(after),
         quality_before=measure(before),
         agreement=greedy_agreement(before, after, windows),
-        speed=decoding_speed(after, prompt),
-        speed_before=decoding_speed(before, prompt),
+        speed=decoding_speed(after, prompt) if with_speed else None,
+        speed_before=decoding_speed(before, prompt) if with_speed else None,
     )
 
 
