@@ -63,6 +63,18 @@ def end(model: Decoder, x: Tensor) -> tuple[Tensor, Tensor]:
     return logits, checked(logits, chosen, largest)
 
 
+def end_in_place(
+    model: Decoder, x: Tensor, tokens: Tensor, positions: Tensor, active: Tensor, logits: Tensor, result: Tensor
+) -> None:
+    """`end` into tensors that stay: fused with what computes them, writing takes no kernels of its own."""
+    new_logits, new_result = end(model, x)
+    logits.copy_(new_logits)
+    result.copy_(new_result)
+    # A row with a problem ends; its token must still be one that can be looked up.
+    tokens.copy_(new_result.clamp(min=0))
+    positions.add_(active)
+
+
 class Pending(Protocol):
     """The tokens of a step that was started."""
 
@@ -108,7 +120,6 @@ class DecodingStep:
         self._active = torch.zeros(size, dtype=torch.int64, device=self._device)
         self._begin: Callable[..., Any] = begin
         self._layer: Callable[..., Any] = run_layer
-        self._end: Callable[..., Any] = end
 
     def load(self, tokens: list[int], positions: list[int], active: list[bool]) -> None:
         """Set the token and its position of each of the first rows; rows that are not active take no part."""
@@ -127,16 +138,18 @@ class DecodingStep:
         return self._run(count, longest)[0]
 
     def _run(self, rows: int, span: int) -> tuple[Tensor, Tensor]:
+        logits, result = end(self._model, self._through_layers(rows, span))
+        self._tokens[:rows].copy_(result.clamp(min=0))
+        self._positions[:rows].add_(self._active[:rows])
+        return logits, result
+
+    def _through_layers(self, rows: int, span: int) -> Tensor:
         tokens, positions, active = self._tokens[:rows], self._positions[:rows], self._active[:rows]
         cache = self._cache.rows(0, rows)
         x, inputs = self._begin(self._model, tokens, positions, active, span, cache)
         for layer, own in zip(self._layers, cache.layers, strict=True):
             x = self._layer(layer, x, inputs[layer.layer_type], own)
-        logits, result = self._end(self._model, x)
-        # A row with a problem ends; its token must still be one that can be looked up.
-        tokens.copy_(result.clamp(min=0))
-        positions.add_(active)
-        return logits, result
+        return x
 
 
 class GraphedDecodingStep(DecodingStep):
@@ -160,12 +173,13 @@ class GraphedDecodingStep(DecodingStep):
         self._capture = capture or CudaGraphs().capture
         self._graphs: dict[tuple[int, int], Callable[[], object]] = {}
         self._is_compiled = compiled
+        self._end: Callable[..., Any] = end_in_place
         if compiled:
             # It also makes products with a single row one kernel with what surrounds them.
             options: dict[str, Any] | None = {"coordinate_descent_tuning": True} if backend == "inductor" else None
             self._begin, self._layer, self._end = (
                 torch.compile(function, fullgraph=True, dynamic=False, backend=backend, options=options)
-                for function in (begin, run_layer, end)
+                for function in (begin, run_layer, end_in_place)
             )
         size = cache.batch_size
         # Two: while the host reads the one, the next step's tokens come into the other.
@@ -203,9 +217,9 @@ class GraphedDecodingStep(DecodingStep):
 
     def _captured(self, rows: int, span: int) -> Callable[[], object]:
         def step() -> None:
-            logits, result = self._run(rows, span)
-            self._logits[:rows].copy_(logits)
-            self._result[:rows].copy_(result)
+            x = self._through_layers(rows, span)
+            fixed = (self._tokens, self._positions, self._active, self._logits, self._result)
+            self._end(self._model, x, *(buffer[:rows] for buffer in fixed))
 
         held = [buffer.clone() for buffer in (self._tokens, self._positions, self._active)]
         self._active.zero_()  # what warms up keeps nothing in the cache
@@ -218,7 +232,7 @@ class GraphedDecodingStep(DecodingStep):
                 raise
             logger.warning("decoding runs uncompiled, several times slower: %s", " ".join(str(error).split())[:500])
             self._is_compiled = False
-            self._begin, self._layer, self._end = begin, run_layer, end
+            self._begin, self._layer, self._end = begin, run_layer, end_in_place
             return self._capture(step)
         finally:
             for buffer, before in zip((self._tokens, self._positions, self._active), held, strict=True):
