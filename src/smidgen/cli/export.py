@@ -1,7 +1,8 @@
-"""Write a model for other programs: a folder for transformers, or a GGUF file for llama.cpp.
+"""Write a model for other programs: a folder for transformers, a GGUF file for llama.cpp, or ONNX graphs.
 
 Example: smidgen export runs/demo --format gguf --type q8_0 --out demo.gguf
          smidgen export runs/demo --format hf --dtype bf16 --out demo-hf
+         smidgen export runs/demo --format onnx --precisions fp32 int4 --out demo-onnx
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from smidgen.cli.tables import format_bytes
 
 def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("model", metavar="MODEL", help="a model, checkpoint, run or Hugging Face folder")
-    parser.add_argument("--format", required=True, choices=FORMATS, help="hf: a folder; gguf: a file")
+    parser.add_argument("--format", required=True, choices=FORMATS, help="hf, onnx: a folder; gguf: a file")
     parser.add_argument("--out", required=True, metavar="PATH", help="where to write")
     parser.add_argument("--json", action="store_true", help="print what was written as JSON")
     hf = parser.add_argument_group("hf")
@@ -27,6 +28,10 @@ def configure(parser: argparse.ArgumentParser) -> None:
     gguf = parser.add_argument_group("gguf")
     gguf.add_argument("--type", default=None, help="f32, f16 (default), bf16, q8_0, q4_0, tq1_0, tq2_0")
     gguf.add_argument("--no-tokenizer", action="store_true", help="weights alone, for programs that feed token ids")
+    onnx = parser.add_argument_group("onnx")
+    onnx.add_argument(
+        "--precisions", nargs="+", default=None, metavar="P", help="some of fp32 (default), fp16, int8, int4"
+    )
     parser.set_defaults(usage_error=parser.error)
 
 
@@ -94,5 +99,32 @@ def _hugging_face(args: argparse.Namespace) -> dict[str, Any]:
     return {**content, "summary": summary}
 
 
-FORMATS: dict[str, Callable[[argparse.Namespace], dict[str, Any]]] = {"hf": _hugging_face, "gguf": _gguf}
-_OWN_FLAGS = {"hf": ("dtype", "push", "private"), "gguf": ("type", "no-tokenizer")}
+def _onnx(args: argparse.Namespace) -> dict[str, Any]:
+    from smidgen.folders import load, load_tokenizer, resolve
+    from smidgen.folders.end_tokens import end_tokens
+    from smidgen.interchange.onnx.export import export_onnx
+
+    source = resolve(args.model)
+    tokenizer = load_tokenizer(args.model)
+    ends = () if source.folder is None else end_tokens(source.folder, tokenizer)
+    written = export_onnx(load(args.model), args.out, tokenizer, args.precisions or ["fp32"], ends)
+    lines = [
+        f"{v.path}: {v.precision}, {format_bytes(v.size)}; beside the model in onnxruntime: logits within "
+        f"{v.agreement.logits_difference:.1e} of the largest, {v.agreement.token_agreement:.0%} of the likeliest tokens"
+        for v in written
+    ]
+    graphs = [
+        {
+            "precision": v.precision,
+            "path": str(v.path),
+            "bytes": v.size,
+            "logits_difference": v.agreement.logits_difference,
+            "token_agreement": v.agreement.token_agreement,
+        }
+        for v in written
+    ]
+    return {"format": "onnx", "path": args.out, "graphs": graphs, "summary": "\n".join(lines)}
+
+
+FORMATS: dict[str, Callable[[argparse.Namespace], dict[str, Any]]] = {"hf": _hugging_face, "gguf": _gguf, "onnx": _onnx}
+_OWN_FLAGS = {"hf": ("dtype", "push", "private"), "gguf": ("type", "no-tokenizer"), "onnx": ("precisions",)}

@@ -40,6 +40,8 @@ class Visibility:
     everything: bool = False
     added: Tensor | None = None
     """For a single query a row, instead of positions: numbers to add to its scores, float32 [B, 1, 1, S]."""
+    by_products: bool = False
+    """Scores are made by plain products whatever their size: for graphs that are exported, whose sizes nobody knows."""
     blocks: BlockMask | None = None
     """The same for FlexAttention, with the window of the layers that share it; where set, it is used."""
     _masks: dict[int | None, Tensor] = field(default_factory=dict)
@@ -96,6 +98,9 @@ def attend(
     if visibility.blocks is not None:
         assert not dropout, "FlexAttention has no dropout"
         return attend_flexibly(query, key, value, visibility.blocks, scale)
+    if visibility.by_products:
+        bias = visibility.bias(window, query.dtype)
+        return _attend_by_products(query, key, value, bias, scale, dropout)
     length = query.shape[2]
     if length == 1 and not dropout and (visibility.everything or visibility.added is not None):
         return _attend_once(query, key, value, visibility.added, scale)

@@ -1,0 +1,150 @@
+"""A model folder with ONNX graphs: `onnx/model*.onnx` beside config.json and the tokenizer, and `genai_config.json`."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from smidgen.config import GroupedQueryAttention, ModelConfig
+from smidgen.folders import save
+from smidgen.folders.architectures import architecture_of
+from smidgen.folders.atomic import publish_folder
+from smidgen.interchange.onnx import variants
+from smidgen.interchange.onnx.graph import Graph, names, write_graph
+from smidgen.interchange.onnx.session import Agreement, compare
+from smidgen.interchange.onnx.variants import FILES, PRECISIONS, Precision
+from smidgen.model import Decoder
+from smidgen.runtime.errors import ModelFolderError
+from smidgen.runtime.protocols import Tokenizer
+
+
+@dataclass(frozen=True, slots=True)
+class Variant:
+    """One graph that was written."""
+
+    precision: Precision
+    path: Path
+    size: int
+    """Bytes, of a file beside it too."""
+    agreement: Agreement
+
+
+def export_onnx(
+    model: Decoder,
+    folder: str | Path,
+    tokenizer: Tokenizer | None,
+    precisions: Sequence[str] = ("fp32",),
+    end_ids: Sequence[int] = (),
+) -> list[Variant]:
+    """Write `model` as ONNX graphs of these precisions (fp32, fp16, int8, int4) into a new folder.
+
+    Every graph is run in onnxruntime, a prompt and then token by token, beside the decoder; what came of it is
+    returned. The folder appears whole or not at all. Raises ModelFolderError for a folder that exists, an unknown
+    precision, or fp16 of a model whose activations overflow it.
+    """
+    target = Path(folder).resolve()
+    wanted = _checked(precisions, model.config)
+    if target.exists():
+        raise ModelFolderError(f"{folder}: exists; name a new folder")
+    target.parent.mkdir(parents=True, exist_ok=True)
+    staged = target.with_name(f".writing-{target.name}-{os.getpid()}")
+    shutil.rmtree(staged, ignore_errors=True)
+    try:
+        save(model, staged, tokenizer)
+        (staged / "model.safetensors").unlink()
+        graphs = staged / "onnx"
+        graphs.mkdir()
+        written = [_write(model, graphs, precision) for precision in wanted]
+        if "fp32" not in wanted:
+            for name in (FILES["fp32"], f"{FILES['fp32']}.data"):
+                (graphs / name).unlink(missing_ok=True)
+        if isinstance(model.config.attention, GroupedQueryAttention):
+            # Its caches have one head size for keys and values, which latent attention's have not.
+            text = json.dumps(genai_config(model.config, FILES[wanted[0]], tokenizer, end_ids), indent=2)
+            (staged / "genai_config.json").write_text(text + "\n", encoding="utf-8")
+        publish_folder(staged, target)
+    finally:
+        shutil.rmtree(staged, ignore_errors=True)
+    return [
+        Variant(variant.precision, target / "onnx" / variant.path.name, variant.size, variant.agreement)
+        for variant in written
+    ]
+
+
+def _checked(precisions: Sequence[str], config: ModelConfig) -> list[Precision]:
+    unknown = [name for name in precisions if name not in PRECISIONS]
+    if unknown or not precisions:
+        raise ModelFolderError(f"precision {', '.join(unknown) or '(none)'}: use some of {', '.join(PRECISIONS)}")
+    if "fp16" in precisions and config.norm.kind == "rms_norm_plus_one":
+        raise ModelFolderError(
+            "precision fp16: activations of models with norm.kind rms_norm_plus_one overflow it; use fp32, int8 or int4"
+        )
+    return [name for name in PRECISIONS if name in precisions]
+
+
+def _write(model: Decoder, folder: Path, precision: Precision) -> Variant:
+    """One graph; the quantised ones are made of the fp32 graph, written first where it is not there."""
+    path, base = folder / FILES[precision], folder / FILES["fp32"]
+    dtype = torch.float16 if precision == "fp16" else torch.float32
+    if precision in ("fp32", "fp16"):
+        graph = write_graph(model, path, dtype)
+        variants.name_lengths(path)
+    else:
+        graph = Graph(model) if base.exists() else write_graph(model, base)
+        quantize = variants.quantize_int8 if precision == "int8" else variants.quantize_int4
+        quantize(base, path)
+        variants.name_lengths(path)
+    size = sum(part.stat().st_size for part in (path, path.with_name(f"{path.name}.data")) if part.exists())
+    numpy_dtype = np.float16 if precision == "fp16" else np.float32
+    return Variant(precision, path, size, compare(path, graph, model, numpy_dtype))
+
+
+def genai_config(config: ModelConfig, file: str, tokenizer: Tokenizer | None, end_ids: Sequence[int]) -> dict[str, Any]:
+    """What onnxruntime-genai wants to know of a folder whose graph is `onnx/<file>`."""
+    attention = config.attention
+    assert isinstance(attention, GroupedQueryAttention)
+    named = names(1)
+    numbered = [name.replace(".0.", ".%d.") for name in (*named.inputs[3:], *named.outputs[1:])]
+    ends = list(end_ids)
+    begin = None if tokenizer is None else tokenizer.bos_id
+    pad = None if tokenizer is None else tokenizer.pad_id
+    first_end = ends[0] if ends else 0
+    # It takes its decoder classes by the name of the architecture; all of those with this kind of cache are alike.
+    model_type = architecture_of(config).model_type
+    known = {"llama": "llama", "gemma3_text": "gemma3_text"}
+    return {
+        "model": {
+            "type": known.get(model_type, "llama"),
+            "vocab_size": config.vocab_size,
+            "context_length": config.max_seq_len,
+            "bos_token_id": first_end if begin is None else begin,
+            "eos_token_id": ends if len(ends) > 1 else first_end,
+            "pad_token_id": first_end if pad is None else pad,
+            "decoder": {
+                "session_options": {"log_id": "onnxruntime-genai", "provider_options": []},
+                "filename": f"onnx/{file}",
+                "head_size": attention.head_dim,
+                "hidden_size": config.hidden_size,
+                "num_attention_heads": attention.num_heads,
+                "num_hidden_layers": config.num_layers,
+                "num_key_value_heads": attention.num_kv_heads,
+                "inputs": {
+                    "input_ids": "input_ids",
+                    "attention_mask": "attention_mask",
+                    "position_ids": "position_ids",
+                    "past_key_names": numbered[0],
+                    "past_value_names": numbered[1],
+                },
+                "outputs": {"logits": "logits", "present_key_names": numbered[2], "present_value_names": numbered[3]},
+            },
+        },
+        "search": {"do_sample": False, "max_length": config.max_seq_len, "past_present_share_buffer": False},
+    }
