@@ -18,7 +18,7 @@ help:
 	@echo "make quickstart   build a corpus, train a model on it, measure it, let it write (a few minutes)"
 	@echo "make native       build the edge engine's library again after a change of its sources"
 	@echo "make test         run the tests"
-	@echo "make test-interop exported models in llama.cpp and two versions of transformers (builds llama.cpp: minutes)"
+	@echo "make test-interop exported models in llama.cpp, onnxruntime and two versions of transformers (builds llama.cpp: minutes)"
 	@echo "make lint         ruff and mypy"
 	@echo "make format       let ruff format the code"
 	@echo "make test-browser   the chat page in headless Chromium (apt install chromium chromium-driver)"
@@ -46,6 +46,7 @@ test: $(INSTALLED)
 # Other programs, each in an environment of its own; llama-cpp-python is compiled for this machine.
 VENVS := .venvs
 LLAMA_CPP ?= llama-cpp-python==0.3.36
+GENAI ?= onnxruntime-genai==0.18.0
 TRANSFORMERS_4 ?= torch==2.13.0 transformers==4.56.2
 
 $(VENVS)/llama.cpp/.installed: Makefile
@@ -58,8 +59,14 @@ $(VENVS)/transformers-4/.installed: Makefile
 	$(@D)/bin/python -m pip install --quiet $(PIP_ARGS) $(TRANSFORMERS_4) sentencepiece
 	@touch $@
 
-test-interop: $(INSTALLED) $(VENVS)/llama.cpp/.installed $(VENVS)/transformers-4/.installed
+$(VENVS)/genai/.installed: Makefile
+	$(PYTHON) -m venv $(@D)
+	$(@D)/bin/python -m pip install --quiet $(PIP_ARGS) $(GENAI)
+	@touch $@
+
+test-interop: $(INSTALLED) $(VENVS)/llama.cpp/.installed $(VENVS)/transformers-4/.installed $(VENVS)/genai/.installed
 	SMIDGEN_LLAMA_CPP=$(VENVS)/llama.cpp/bin/python SMIDGEN_TRANSFORMERS_4=$(VENVS)/transformers-4/bin/python \
+	SMIDGEN_GENAI=$(VENVS)/genai/bin/python \
 	SMIDGEN_INTEROP_RESULTS=benchmarks/results $(PYTEST) -m interop tests/interop
 
 torture: $(INSTALLED)

@@ -1,6 +1,7 @@
 """Small trained models of every family, other programs in environments of their own, and the table of results.
 
-`make test-interop` builds the environments and names their Pythons in SMIDGEN_LLAMA_CPP and SMIDGEN_TRANSFORMERS_4.
+`make test-interop` builds the environments and names their Pythons in SMIDGEN_LLAMA_CPP, SMIDGEN_TRANSFORMERS_4 and
+SMIDGEN_GENAI.
 """
 
 from __future__ import annotations
@@ -58,8 +59,8 @@ class Cell:
     family: str
     format: str
     program: str
-    logits_difference: float
-    """Relative Frobenius norm, against the model in float32."""
+    logits_difference: float | None
+    """Relative Frobenius norm, against the model in float32; None where the program shows no logits."""
     token_agreement: float
     """Share of strings with the same ids."""
     continuations: str
@@ -83,7 +84,8 @@ class Table:
             "|---|---|---|---|---|---|",
         ]
         lines += [
-            f"| {c.family} | {c.format} | {c.program} | {c.logits_difference:.1e} | {c.token_agreement:.2%} "
+            f"| {c.family} | {c.format} | {c.program} "
+            f"| {'' if c.logits_difference is None else f'{c.logits_difference:.1e}'} | {c.token_agreement:.2%} "
             f"| {c.continuations} |"
             for c in self.cells
         ]
@@ -182,6 +184,15 @@ def llama_cpp() -> Callable[..., dict[str, Any]]:
     if not python:
         pytest.skip("SMIDGEN_LLAMA_CPP names no Python with llama-cpp-python; make test-interop does")
     return lambda **request: _ask(python, "llama_cpp_worker.py", request)
+
+
+@pytest.fixture(scope="session")
+def genai() -> Callable[..., dict[str, Any]]:
+    """`genai(model=…, texts=…)`: an answer of genai_worker.py."""
+    python = os.environ.get("SMIDGEN_GENAI")
+    if not python:
+        pytest.skip("SMIDGEN_GENAI names no Python with onnxruntime-genai; make test-interop does")
+    return lambda **request: _ask(python, "genai_worker.py", request)
 
 
 @pytest.fixture(scope="session", params=["4", "5"])
