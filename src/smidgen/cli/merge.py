@@ -13,11 +13,12 @@ import argparse
 import json
 import sys
 import time
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 if TYPE_CHECKING:
     from smidgen.model import Decoder
     from smidgen.runtime.protocols import Tokenizer
+    from smidgen.tuning.merging import Method
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -103,7 +104,7 @@ def _models(args: argparse.Namespace) -> tuple[Decoder, Tokenizer | None]:
         return stack_layers([Slice.parse(text) for text in args.slices])
     weights = None if args.weights is None else tuple(args.weights)
     shown = _progress if sys.stderr.isatty() else (lambda done, total: None)
-    return merge_models(args.models, args.base, Merging(method=method, weights=weights, **given), shown)
+    return merge_models(args.models, args.base, Merging(method=cast("Method", method), weights=weights, **given), shown)
 
 
 _USES = {

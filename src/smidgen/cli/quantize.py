@@ -17,8 +17,8 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from smidgen.config import ModelConfig, Quantization
-    from smidgen.evaluation.perplexity import Perplexity
     from smidgen.evaluation.quantization import Comparison
+    from smidgen.evaluation.sliding import Perplexity
     from smidgen.model import Decoder
 
 _CALIBRATION_LENGTH = 512

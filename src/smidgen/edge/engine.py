@@ -168,7 +168,8 @@ class EdgeEngine:
         for start in range(0, len(tokens), self._chunk):
             part = tokens[start : start + self._chunk]
             count = len(part)
-            self._ids[:count], self._slot_ids[:count], self._wanted[:count] = part, [0] * count, [1] * count
+            for index, token in enumerate(part):
+                self._ids[index], self._slot_ids[index], self._wanted[index] = token, 0, 1
             out = result[start:].ctypes.data_as(c.POINTER(c.c_float))
             self._check(self._library.edge_forward(self._handle, count, self._ids, self._slot_ids, self._wanted, out))
         self._slots[0].tokens = tokens
@@ -347,7 +348,8 @@ class EdgeEngine:
             finish = "stop"
         elif request.num_generated == request.params.max_new_tokens:
             finish = "length"
-        logprob, top = None, ()
+        logprob: float | None = None
+        top: tuple[tuple[int, float], ...] = ()
         if request.params.logprobs is not None and token is not None:
             logprob, top = choice.logprob, self._top_logprobs(row, request.params.logprobs)
         if finish is None:

@@ -10,7 +10,7 @@ from statistics import median
 import torch
 from torch import Tensor
 
-from smidgen.evaluation.perplexity import Perplexity
+from smidgen.evaluation.sliding import Perplexity
 from smidgen.inference import TorchEngine
 from smidgen.model import Decoder, count_parameters
 from smidgen.model.linear import Linear

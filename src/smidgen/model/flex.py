@@ -112,10 +112,10 @@ def attend_flexibly(query: Tensor, key: Tensor, value: Tensor, mask: BlockMask, 
     """`softmax(scale · q kᵀ) v` under `mask`; shapes as in model/attend.py."""
     from torch.nn.attention.flex_attention import flex_attention
 
-    attention = flex_attention if torch.compiler.is_compiling() else _compiled()
+    attention: Any = flex_attention if torch.compiler.is_compiling() else _compiled()
     is_grouped = query.shape[1] != key.shape[1]
-    output: Any = attention(query, key, value, block_mask=mask, scale=scale, enable_gqa=is_grouped)
-    return output  # type: ignore[no-any-return]
+    output: Tensor = attention(query, key, value, block_mask=mask, scale=scale, enable_gqa=is_grouped)
+    return output
 
 
 @functools.cache

@@ -60,7 +60,7 @@ def to_ternary(model: Decoder, *, sub_norm: bool, seed: int = 0) -> Decoder:
         for name, module in result.named_modules():
             if name.endswith("sub_norm"):
                 projection = name.replace("attn_sub_norm", "o_proj").replace("ffn_sub_norm", "down_proj")
-                module.set_gain(sizes[projection])  # type: ignore[operator]
+                module.set_gain(sizes[projection])
     for parameter in result.parameters():
         parameter.requires_grad_(True)
     return result

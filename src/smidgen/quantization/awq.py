@@ -70,13 +70,13 @@ def _scale(layer: Layer, share: Share, layout: Layout, seen: Mapping[str, Inputs
     for alpha in GRID:
         candidate = sizes**alpha
         candidate /= (candidate.max() * candidate.min()).sqrt()
-        error = sum(_error(linear.weight, candidate, gram, layout) for linear in linears)
+        error = sum((_error(linear.weight, candidate, gram, layout) for linear in linears), 0.0)
         if best is None or error < best:
             best, factors = error, candidate
     assert factors is not None
     share.divide(factors)
     for linear in linears:
-        linear.weight *= factors
+        linear.weight.mul_(factors)
 
 
 def _error(weight: Tensor, factors: Tensor, gram: Tensor, layout: Layout) -> float:
@@ -105,7 +105,7 @@ def _shares(layer: Layer, config: ModelConfig) -> Iterator[Share]:
             yield Share(("self_attn.q_b_proj",), norm(attention.get_submodule("q_a_layernorm")))
         yield Share(("self_attn.kv_b_proj",), norm(attention.get_submodule("kv_a_layernorm")))
     else:
-        names = ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj")
+        names: tuple[str, ...] = ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj")
         yield Share(names, norm(layer.input_layernorm))
     if attention.attn_sub_norm is not None:
         yield Share(("self_attn.o_proj",), norm(attention.attn_sub_norm))

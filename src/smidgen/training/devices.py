@@ -7,6 +7,7 @@ import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from functools import cache
+from typing import Any
 
 import torch
 
@@ -62,11 +63,11 @@ def training_kernels(device: torch.device, *, deterministic: bool) -> Iterator[N
         if deterministic:
             # cuBLAS reads it when its first product begins.
             os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
-            before = torch.are_deterministic_algorithms_enabled(), torch.utils.deterministic.fill_uninitialized_memory
+            switches: Any = torch.utils.deterministic
+            stack.callback(torch.use_deterministic_algorithms, torch.are_deterministic_algorithms_enabled())
+            stack.callback(setattr, switches, "fill_uninitialized_memory", switches.fill_uninitialized_memory)
             torch.use_deterministic_algorithms(True)
-            torch.utils.deterministic.fill_uninitialized_memory = False
-            stack.callback(torch.use_deterministic_algorithms, before[0])
-            stack.callback(setattr, torch.utils.deterministic, "fill_uninitialized_memory", before[1])
+            switches.fill_uninitialized_memory = False
         elif torch.version.hip is None and torch.cuda.get_device_capability(device) >= (9, 0):
             from torch.nn.attention import SDPBackend, sdpa_kernel
 

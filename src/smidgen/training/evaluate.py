@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 
 from smidgen.data import Batch as ArrayBatch
+from smidgen.kernels.cross_entropy import IGNORED
 from smidgen.model import Decoder
-from smidgen.model.loss import IGNORED
 from smidgen.training.data import Sequences
 from smidgen.training.objectives import Objective, to_device
 from smidgen.training.parallel import Ranks

@@ -7,8 +7,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from smidgen.config import Dpo
+from smidgen.kernels.cross_entropy import IGNORED
 from smidgen.model import Decoder, cross_entropy
-from smidgen.model.loss import IGNORED
 from smidgen.training.objectives import Batch, Loss
 
 

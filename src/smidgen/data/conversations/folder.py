@@ -16,7 +16,7 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, BinaryIO, Literal
+from typing import Any, BinaryIO, Literal, cast
 
 import numpy as np
 
@@ -185,8 +185,7 @@ class _Writer:
         for kind, count in self.bad.items():
             logger.warning("%d records left out (%s), such as: %s", count, kind, self.examples[kind][0])
         splits: dict[SplitName, tuple[ShardRecord, ...]] = {
-            name: (files.finish(),)
-            for name, files in self.splits.items()  # type: ignore[misc]
+            cast(SplitName, name): (files.finish(),) for name, files in self.splits.items()
         }
         if not splits["train"][0].documents:
             first = next(iter(self.examples.values()), [""])[0]

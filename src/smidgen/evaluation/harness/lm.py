@@ -32,7 +32,7 @@ _SAMPLING = {"temperature": float, "top_k": int, "top_p": float, "min_p": float,
 
 
 @register_model("smidgen")
-class SmidgenLM(TemplateLM):  # type: ignore[misc]
+class SmidgenLM(TemplateLM):
     """A MODEL argument of Smidgen as lm_eval's language model.
 
     `pretrained`: the MODEL. `engine`: torch or edge. `max_length`: of context and continuation together (the model's

@@ -90,7 +90,8 @@ def _write(
     ends = end_of_turn_ids(tokenizer) if form == "chat" else ()
     # What needs the most room first: requests that end together leave no slot idle at the end.
     ordered = sorted(items, key=lambda entry: -entry[1].max_new_tokens)
-    prompts, params = [], []
+    prompts: list[list[int]] = []
+    params: list[SamplingParams] = []
     kept: list[list[tuple[int, Category, Item]]] = []
     asked: dict[Hashable, int] = {}
     for index, category, item in ordered:

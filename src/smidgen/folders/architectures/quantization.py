@@ -169,6 +169,7 @@ def _read_compressed_tensors(stored: Fields, tied: bool) -> Tree:
     kind = (weights.text("type"), weights.integer("num_bits"), weights.text("strategy", "tensor"))
     symmetric = weights.flag("symmetric", True)
     tree: Tree
+    formats: tuple[str, ...]
     if kind == ("int", 8, "channel") and symmetric:
         tree, formats = {"scheme": "int8"}, ("int-quantized", "naive-quantized")
     elif kind == ("int", 4, "group"):

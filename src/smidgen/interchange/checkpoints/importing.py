@@ -94,7 +94,9 @@ class _Reader:
         self.path, self.dialect, self.hints = checkpoint.path, dialect, hints
         self.settings = checkpoint.settings
         self.layers: dict[int, dict[str, Tensor]] = {}
-        self.embedding = self.final_norm = self.head = None
+        self.embedding: Tensor | None = None
+        self.final_norm: Tensor | None = None
+        self.head: Tensor | None = None
         for name, tensor in checkpoint.weights.items():
             self._sort(name, tensor)
         if self.embedding is None or self.final_norm is None or not self.layers:

@@ -47,7 +47,9 @@ def open_checkpoint(path: Path) -> TorchCheckpoint:
     if not isinstance(content, Mapping):
         raise InterchangeError(f"{path}: holds a {type(content).__name__}; a dict with the model's weights is needed")
     weights = next((content[name] for name in _WEIGHTS if isinstance(content.get(name), Mapping)), content)
-    settings = next((content[name] for name in _SETTINGS if isinstance(content.get(name), Mapping)), {})
+    settings: Mapping[str, Any] = next(
+        (content[name] for name in _SETTINGS if isinstance(content.get(name), Mapping)), {}
+    )
     return TorchCheckpoint(path, _tensors(path, weights), settings)
 
 

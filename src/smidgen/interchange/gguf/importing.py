@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import torch
@@ -74,13 +75,13 @@ def _stored_here(entry: Entry, file: GgufFile) -> Entry:
     return dataclasses.replace(entry, theirs=(*entry.theirs, scale), join=_ternary)
 
 
-def _ternary(weights: list[Tensor] | tuple[Tensor, ...]) -> Tensor:
+def _ternary(weights: Sequence[Tensor]) -> Tensor:
     """Codes times a scale."""
     codes, scale = weights
     return codes * scale
 
 
-def _check(file: GgufFile, entries: list[Entry], shapes: dict[str, Tensor]) -> None:
+def _check(file: GgufFile, entries: list[Entry], shapes: Mapping[str, Tensor]) -> None:
     """Compare names and shapes before any memory is taken."""
     wanted = [name for entry in entries for name in entry.theirs]
     for name in wanted:

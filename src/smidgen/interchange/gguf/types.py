@@ -49,7 +49,7 @@ def encode_codes(codes: NDArray[np.float32], kind: str) -> NDArray[Any]:
     blocks = codes.astype(np.int8).reshape(*codes.shape[:-1], -1, 32)
     scale = np.broadcast_to(np.ones(1, np.float16).view(np.uint8), (*blocks.shape[:-1], 2))
     if kind == "q8_0":
-        packed = blocks.view(np.uint8)
+        packed: NDArray[Any] = blocks.view(np.uint8)
     else:
         nibbles = (blocks + 8).astype(np.uint8)
         packed = nibbles[..., :16] | nibbles[..., 16:] << 4

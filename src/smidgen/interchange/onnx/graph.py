@@ -126,9 +126,7 @@ def write_graph(model: Decoder, path: Path, dtype: torch.dtype = torch.float32) 
     try:
         import onnxscript  # noqa: F401
     except ImportError:
-        raise MissingDependencyError(
-            "export to ONNX needs onnx and onnxscript: pip install 'smidgen[export]'"
-        ) from None
+        raise MissingDependencyError("onnxscript", "export", "writing ONNX graphs") from None
     model = copy.deepcopy(model).float().eval()
     model.compute_dtype = None if dtype == torch.float32 else dtype
     graph = Graph(model).eval()

@@ -35,7 +35,7 @@ class Session:
         try:
             import onnxruntime
         except ImportError:
-            raise MissingDependencyError("running ONNX needs onnxruntime: pip install 'smidgen[export]'") from None
+            raise MissingDependencyError("onnxruntime", "export", "running ONNX graphs") from None
         options = onnxruntime.SessionOptions()
         options.log_severity_level = 3
         self._session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])

@@ -38,7 +38,7 @@ def _tools() -> _Tools:
         from onnxruntime.quantization import quantize_dynamic
         from onnxruntime.quantization.matmul_nbits_quantizer import MatMulNBitsQuantizer
     except ImportError:
-        raise MissingDependencyError("export to ONNX needs onnxruntime: pip install 'smidgen[export]'") from None
+        raise MissingDependencyError("onnxruntime", "export", "writing ONNX graphs") from None
     return _Tools(onnx, quantize_dynamic, MatMulNBitsQuantizer)
 
 

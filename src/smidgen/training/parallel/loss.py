@@ -9,7 +9,8 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from smidgen.model.loss import IGNORED, LOGITS_IN_MEMORY
+from smidgen.kernels.cross_entropy import IGNORED
+from smidgen.model.loss import LOGITS_IN_MEMORY
 
 
 @dataclass(frozen=True, slots=True)
