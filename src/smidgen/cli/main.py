@@ -25,6 +25,7 @@ COMMANDS = {
     "merge": "make one model of several, or of a model and its adapter",
     "evaluate": "measure models: loss on a text or dataset, a suite of questions, GSM8K; several side by side",
     "generate": "continue a prompt",
+    "bench": "rates of prompts and decoding on the edge engine",
     "chat": "talk to a model in the terminal",
     "export": "write a model for other programs: transformers, llama.cpp",
     "serve": "answer over HTTP: an OpenAI-compatible API and a chat page",

@@ -182,14 +182,13 @@ class EdgeEngine:
         TokenizerError for an empty prompt or an id that the model does not have.
         """
         prompt = list(ids)
-        self._check_prompt(prompt)
+        self._check_prompt([*prompt, *(token for token, _ in params.logit_bias)] if prompt else prompt)
         limit = self._info.max_seq_len
-        if getattr(params, "overflow", "error") == "slide":
-            prompt = prompt[-limit + min(params.max_new_tokens, limit // 2) :] if len(prompt) >= limit else prompt
-        elif len(prompt) + params.max_new_tokens > limit:
+        if params.overflow == "error" and len(prompt) + params.max_new_tokens > limit:
             raise ContextLengthError(
                 f"{len(prompt)} prompt tokens + max_new_tokens = {params.max_new_tokens} exceed the context of "
-                f"{limit} tokens; shorten the prompt or lower max_new_tokens"
+                f"{limit} tokens; shorten the prompt, lower max_new_tokens, or let the oldest tokens leave "
+                "(overflow = slide)"
             )
         own_ends = () if params.ignore_eos else self._info.eos_ids
         self._count += 1
@@ -209,7 +208,10 @@ class EdgeEngine:
                 self._ended.append(Event(request, None, "cancelled"))
 
     def step(self) -> list[Event]:
-        """One iteration over all active requests; at most one new token a request. Empty when nothing is active."""
+        """One iteration over all active requests; at most one new token a request.
+
+        Empty when nothing is active, and while prompts longer than a chunk are read.
+        """
         events, self._ended = self._ended, []
         if self._waiting:
             self._admit()
@@ -254,35 +256,25 @@ class EdgeEngine:
         free = [index for index, slot in enumerate(self._slots) if slot.request is None]
         while free and self._waiting:
             request = self._waiting.popleft()
+            history = request.prompt
+            if len(history) > self._info.max_seq_len:
+                request.prompt = self._newest(history)
             shared = {index: _common_length(self._slots[index].tokens, request.prompt) for index in free}
             index = max(free, key=lambda i: (shared[i], -len(self._slots[i].tokens)))
             free.remove(index)
             # The last token is fed in any case: its logits are wanted.
             request.fed = self._truncate(index, min(shared[index], len(request.prompt) - 1))
             self._slots[index].request = request
-            self._assign(index, request)
+            self._assign(index, request.params, history)
 
-    def _assign(self, index: int, request: _Request) -> None:
-        params = request.params
-        bias = tuple(getattr(params, "logit_bias", ()))
-        seed = random.getrandbits(64) if params.seed is None else params.seed & (1 << 64) - 1
-        native = Sampling(
-            temperature=params.temperature,
-            top_p=params.top_p,
-            min_p=params.min_p,
-            repetition_penalty=params.repetition_penalty,
-            presence_penalty=getattr(params, "presence_penalty", 0.0),
-            frequency_penalty=getattr(params, "frequency_penalty", 0.0),
-            top_k=min(params.top_k, self._info.vocab_size),
-            no_repeat_ngram_size=min(params.no_repeat_ngram_size, 1 << 30),
-            num_bias=len(bias),
-            logprobs=-1 if params.logprobs is None else min(params.logprobs, self._info.vocab_size),
-            seed=seed,
-            bias_ids=(c.c_int32 * len(bias))(*(min(token, (1 << 31) - 1) for token, _ in bias)),
-            bias_values=(c.c_float * len(bias))(*(value for _, value in bias)),
-        )
-        history = (c.c_int32 * len(request.prompt))(*request.prompt)
-        self._check(self._library.edge_assign(self._handle, index, native, len(request.prompt), history))
+    def _assign(self, index: int, params: SamplingParams, history: Sequence[int]) -> None:
+        native = native_sampling(params, self._info.vocab_size)
+        tokens = (c.c_int32 * len(history))(*history)
+        self._check(self._library.edge_assign(self._handle, index, native, len(history), tokens))
+
+    def _newest(self, context: list[int]) -> list[int]:
+        """What stays of a context that is full."""
+        return context[-max(1, self._info.max_seq_len // 2) :]
 
     def _plan(self) -> tuple[int, list[int]]:
         """Fill the arrays of the next pass; returns its tokens and the slots that get a new token, in order.
@@ -318,7 +310,7 @@ class EdgeEngine:
     def _slide(self, index: int, part: list[int]) -> list[int]:
         """Make room: the newest half of the context is fed again from the start. Returns the tokens to feed now."""
         slot = self._slots[index]
-        kept = (slot.tokens + part)[-(self._info.max_seq_len // 2) :]
+        kept = self._newest(slot.tokens + part)
         self._truncate(index, 0)
         while len(kept) > self._chunk:
             count = self._chunk
@@ -364,6 +356,26 @@ class EdgeEngine:
         ids, values = (c.c_int32 * max(k, 1))(), (c.c_float * max(k, 1))()
         self._check(self._library.edge_top_logprobs(self._handle, row, k, ids, values))
         return tuple(zip(ids[:k], values[:k], strict=True))
+
+
+def native_sampling(params: SamplingParams, vocab_size: int) -> Sampling:
+    """The parameters as the native sampler takes them; a seed is drawn where there is none."""
+    bias = params.logit_bias
+    return Sampling(
+        temperature=params.temperature,
+        top_p=params.top_p,
+        min_p=params.min_p,
+        repetition_penalty=params.repetition_penalty,
+        presence_penalty=params.presence_penalty,
+        frequency_penalty=params.frequency_penalty,
+        top_k=min(params.top_k, vocab_size),
+        no_repeat_ngram_size=min(params.no_repeat_ngram_size, 1 << 30),
+        num_bias=len(bias),
+        logprobs=-1 if params.logprobs is None else min(params.logprobs, vocab_size),
+        seed=random.getrandbits(64) if params.seed is None else params.seed & (1 << 64) - 1,
+        bias_ids=(c.c_int32 * len(bias))(*(min(token, (1 << 31) - 1) for token, _ in bias)),
+        bias_values=(c.c_float * len(bias))(*(value for _, value in bias)),
+    )
 
 
 def _common_length(first: Sequence[int], second: Sequence[int]) -> int:

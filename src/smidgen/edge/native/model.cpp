@@ -167,7 +167,7 @@ Model::Model(const EdgeConfig& config, const EdgeMatrix& embedding, const EdgeMa
         p.scales = take<const float*>(size_t(longest / kTile));
         own_.push_back(p);
     }
-    lengths_.assign(size_t(c_.num_slots), 0), new_lengths_ = lengths_;
+    lengths_.assign(size_t(c_.num_slots), 0), new_lengths_ = lengths_, written_ = lengths_;
     positions_.resize(size_t(max_tokens_)), wanted_.resize(size_t(max_tokens_));
     tasks_.reserve(size_t(max_tokens_) * size_t(c_.num_heads));
     next_task_ = std::make_unique<std::atomic<int>[]>(size_t(c_.num_layers));
@@ -213,6 +213,7 @@ const char* Model::forward(int count, const int32_t* ids, const int32_t* slots, 
     wanted_count_ = out ? 0 : num_wanted_;
     pool_->run(work, this);
     lengths_ = new_lengths_;
+    for (size_t i = 0; i < lengths_.size(); i++) written_[i] = larger(written_[i], lengths_[i]);
     if (!out) return nullptr;
     for (wanted_first_ = 0; wanted_first_ < num_wanted_; wanted_first_ += logit_rows_) {
         wanted_count_ = smaller(logit_rows_, num_wanted_ - wanted_first_);
@@ -225,14 +226,12 @@ const char* Model::forward(int count, const int32_t* ids, const int32_t* slots, 
 
 int Model::truncate(int slot, int length) {
     if (slot < 0 || slot >= c_.num_slots) return -1;
-    int& held = lengths_[size_t(slot)];
+    int &held = lengths_[size_t(slot)], &written = written_[size_t(slot)];
     if (length >= held) return held;
     for (const Layer& l : layers_)
-        // A ring still holds what the next query sees if it has not gone round since.
-        if (l.window && l.capacity < c_.max_seq_len && held > l.capacity && length - l.window < held - l.capacity) {
-            held = 0;
-            return 0;
-        }
+        // A ring must not have overwritten what the next query sees, by whatever was written behind it since.
+        if (l.window && written > l.capacity && length - l.window + 1 < written - l.capacity) length = 0;
+    if (length <= 0) written = 0;
     return held = larger(length, 0);
 }
 

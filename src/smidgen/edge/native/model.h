@@ -88,7 +88,7 @@ private:
     const int32_t* ids_ = nullptr;
     const int32_t* slots_ = nullptr;
     std::vector<int32_t> lengths_, positions_, wanted_;
-    std::vector<int32_t> new_lengths_;
+    std::vector<int32_t> new_lengths_, written_;
     std::vector<Task> tasks_;
     std::unique_ptr<std::atomic<int>[]> next_task_;
     int layer_index_ = 0;
