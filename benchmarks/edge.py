@@ -4,7 +4,7 @@
 
 Needs llama-cpp-python built natively (`CMAKE_ARGS=-DGGML_NATIVE=ON pip install llama-cpp-python`); without it, or for
 an architecture that llama.cpp lacks, only our figures are taken. The peer is driven by its low-level decode call.
-Embedding and head have equal bits on both sides (int4 stands beside Q4_0, which both count 4.5 bits a weight; a ternary model has
+Embedding and head have equal bits on both sides (int4 and Q4_0 both count 4.5 bits a weight; a ternary model has
 an int4 head). Each measurement is a process of its own; the two take turns, and a figure is the median of the rounds.
 Presets get random weights.
 """
