@@ -27,7 +27,7 @@ COMMANDS = {
     "generate": "continue a prompt",
     "bench": "rates of prompts and decoding on the edge engine",
     "chat": "talk to a model in the terminal",
-    "export": "write a model for other programs: transformers, llama.cpp",
+    "export": "write a model for other programs: transformers, llama.cpp, onnxruntime",
     "serve": "answer over HTTP: an OpenAI-compatible API and a chat page",
     "import": "make a model folder of a GGUF file, another trainer's checkpoint or a Hugging Face folder",
     "quantize": "make a model smaller: int8, int4, packed ternary or FP8",
