@@ -27,6 +27,12 @@ MAX_BATCH_SIZE = 16
 def configure(parser: argparse.ArgumentParser) -> None:
     add_engine_flags(parser)
     parser.add_argument("prompt", metavar="PROMPT", nargs="+", help="text to continue; - reads one from each line")
+    parser.add_argument(
+        "--ensemble",
+        metavar="MODEL",
+        action="append",
+        help="average the probabilities with this model of the same tokenizer; repeatable",
+    )
     parser.add_argument("--json", action="store_true", help="print the answers as JSON, when all are finished")
     add_sampling_flags(parser)
     parser.set_defaults(usage_error=parser.error)
@@ -40,7 +46,13 @@ def run(args: argparse.Namespace) -> int:
 
     from smidgen.runtime.generation import completion, default_length, encode_prompt, stream
 
-    engine, tokenizer = open_engine_from(args, max_batch_size=min(len(prompts), MAX_BATCH_SIZE))
+    rows = min(len(prompts), MAX_BATCH_SIZE)
+    if args.ensemble:
+        from smidgen.cli.ensembles import open_ensemble
+
+        engine, tokenizer = open_ensemble(args, rows)
+    else:
+        engine, tokenizer = open_engine_from(args, max_batch_size=rows)
     ids = [encode_prompt(tokenizer, prompt) for prompt in prompts]
     if args.max_new_tokens is None and params.overflow == "error":
         params = replace(params, max_new_tokens=default_length(engine.info.max_seq_len, ids))
