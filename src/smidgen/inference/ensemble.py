@@ -31,7 +31,7 @@ class EnsembleEngine:
         for model in models:
             if model.config.vocab_size != vocab_size:
                 raise ModelFolderError(
-                    f"--ensemble: vocab_size {model.config.vocab_size} beside {vocab_size}; name models of one tokenizer"
+                    f"--ensemble: vocab_size {model.config.vocab_size} beside {vocab_size}; use one tokenizer"
                 )
         self._models = [frozen(model) for model in models]
         self._device = models[0].head_weight.device
