@@ -33,7 +33,7 @@ import torch
 
 import smidgen
 from smidgen.inference import TorchEngine
-from smidgen.inference.precision import multiplies_bf16_fast
+from smidgen.kernels.bf16 import multiplies_bf16_fast
 from smidgen.model import Decoder
 from smidgen.runtime import SamplingParams
 from smidgen.training.devices import device_name, resolve_device

@@ -77,7 +77,7 @@ def test_precision_follows_the_processor(
     folder: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     def opened(precision: Any, is_fast: bool) -> torch.dtype:
-        monkeypatch.setattr("smidgen.inference.precision.multiplies_bf16_fast", lambda _: is_fast)
+        monkeypatch.setattr("smidgen.kernels.bf16.multiplies_bf16_fast", lambda _: is_fast)
         engine, _ = open_engine(str(folder), precision=precision, device="cpu")
         assert isinstance(engine, TorchEngine)
         return engine._model.head_weight.dtype

@@ -18,6 +18,7 @@ from smidgen.training.precision import (
     load_precision_state,
     make_scaler,
     precision_state,
+    resolve_precision,
 )
 
 CPU = torch.device("cpu")
@@ -166,3 +167,15 @@ def test_fp8_state_of_another_model_is_refused_and_of_another_precision_ignored(
         load_precision_state(run.model, {key: tensor for key, tensor in state.items() if key != name})
     load_precision_state(Run(make_config(), "fp8_block").model, state)
     load_precision_state(run.model, {})
+
+
+@pytest.mark.parametrize(("is_fast", "expected"), [(True, "bf16"), (False, "fp32")])
+def test_auto_is_what_the_device_multiplies_and_stays_what_the_run_was_begun_with(
+    make_config: MakeConfig, monkeypatch: pytest.MonkeyPatch, is_fast: bool, expected: str
+) -> None:
+    monkeypatch.setattr("smidgen.training.precision.multiplies_bf16_fast", lambda _: is_fast)
+    auto, cpu = make_config(precision="auto"), CPU
+    assert resolve_precision(auto, cpu, None).training.precision == expected
+    begun = make_config(precision="bf16")
+    assert resolve_precision(auto, cpu, begun).training.precision == "bf16"
+    assert resolve_precision(make_config(precision="fp16"), cpu, begun).training.precision == "fp16"

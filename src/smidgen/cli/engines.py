@@ -102,7 +102,7 @@ def _open_torch(
     from smidgen.folders import load, load_tokenizer, resolve
     from smidgen.folders.end_tokens import end_tokens
     from smidgen.inference import TorchEngine
-    from smidgen.inference.precision import multiplies_bf16_fast
+    from smidgen.kernels.bf16 import multiplies_bf16_fast
     from smidgen.training.devices import resolve_device
     from smidgen.training.precision import apply_precision
 

@@ -96,9 +96,10 @@ class TrainingConfig(Part):
     """How the ranks that torchrun starts share the work."""
     device: str = "auto"
     """auto: cuda, then mps, then cpu; or a torch device."""
-    precision: Literal["bf16", "fp32", "fp16", "fp8_tensorwise", "fp8_delayed", "fp8_block"] = "bf16"
-    """Type of activations and products; master weights and optimiser state are float32. fp8: bf16 with the products of
-    projections in FP8, by one scale a tensor (of the tensor itself, or delayed), or a block."""
+    precision: Literal["auto", "bf16", "fp32", "fp16", "fp8_tensorwise", "fp8_delayed", "fp8_block"] = "auto"
+    """Type of activations and products. auto: bf16 where the device multiplies it itself, else fp32; the run records
+    which. Master weights and optimiser state are float32. fp8: bf16 with the products of projections in FP8, by one
+    scale a tensor (of the tensor itself, or delayed), or a block."""
 
     @model_validator(mode="after")
     def _check(self) -> TrainingConfig:

@@ -21,6 +21,7 @@ from smidgen.training.parallel import (
     resolve_degrees,
     world_size,
 )
+from smidgen.training.precision import resolve_precision
 from smidgen.training.task import Task
 from smidgen.training.trainer import Trainer
 
@@ -36,7 +37,7 @@ def train(config: Config, task: Task, run_path: str | Path, observer: Observer |
     `training.parallel` says, the first writes the run folder, and a signal to any of them stops all.
     Raises ConfigError or TrainingError before any work where the configuration does not fit the run or the machine.
     """
-    run = RunFolder(run_path)
+    run, given = RunFolder(run_path), config
     device = rank_device(resolve_device(config.training.device))
     degrees = resolve_degrees(config, world_size())
     hours = config.training.max_time
@@ -45,6 +46,7 @@ def train(config: Config, task: Task, run_path: str | Path, observer: Observer |
         ranks.on_main(lambda: stack.enter_context(run.locked()))
         signals = stack.enter_context(StopSignals(observer.stopping, None if hours is None else hours * 3600))
         recorded = ranks.on_main(lambda: load_config(run.config_path) if run.config_path.is_file() else None)
+        config = ranks.on_main(lambda: resolve_precision(given, device, recorded))
         objective, sequences = task.objective, task.data.train
         config = resolve_batch_size(config, device, objective, sequences, task.starting_model, ranks, recorded)
         total_steps = count_steps(config, sequences.per_epoch)

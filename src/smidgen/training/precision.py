@@ -10,6 +10,8 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
+from smidgen.config import Config
+from smidgen.kernels.bf16 import multiplies_bf16_fast
 from smidgen.kernels.fp8_tensorwise import roll_history
 from smidgen.model import Decoder
 from smidgen.model.fp8 import AmaxHistory, Conversion, Recipe, use_fp8
@@ -18,6 +20,7 @@ from smidgen.runtime.errors import ConfigError, TrainingError
 logger = logging.getLogger(__name__)
 
 _COMPUTE_DTYPES = {
+    "auto": torch.bfloat16,  # where nothing is known of the device: what most of them take
     "fp32": torch.float32,
     "bf16": torch.bfloat16,
     "fp16": torch.float16,
@@ -25,6 +28,16 @@ _COMPUTE_DTYPES = {
     "fp8_delayed": torch.bfloat16,
     "fp8_block": torch.bfloat16,
 }
+
+
+def resolve_precision(config: Config, device: torch.device, recorded: Config | None) -> Config:
+    """`config` with a `training.precision` in place of auto: what the run was begun with, else the device's."""
+    if config.training.precision != "auto":
+        return config
+    precision = "bf16" if multiplies_bf16_fast(device) else "fp32"
+    if recorded is not None and recorded.training.precision != "auto":
+        precision = recorded.training.precision
+    return config.model_copy(update={"training": config.training.model_copy(update={"precision": precision})})
 
 
 def compute_dtype(precision: str) -> torch.dtype:
