@@ -113,6 +113,8 @@ def test_markers_that_the_base_lacks_get_ids_and_old_ones_mean_the_same(folder: 
     torch.testing.assert_close(tuned(ids)[..., :old], base(ids), rtol=1e-4, atol=1e-4)
     tokenizer = smidgen.load_tokenizer(tmp_path / "run")
     assert {tokenizer.special_tokens[t] for t in ("<|im_start|>", "<|im_end|>")} == {old, old + 1}
+    ends = json.loads((tmp_path / "run" / "last" / "model" / "generation_config.json").read_text())["eos_token_id"]
+    assert ends == [tokenizer.eos_id, old + 1]
     transformers = pytest.importorskip("transformers")
     theirs = transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "run" / "last" / "model")
     torch.testing.assert_close(theirs(ids).logits, tuned(ids), rtol=1e-4, atol=1e-4)

@@ -11,6 +11,7 @@ from smidgen.data import Dataset, DatasetMixture, Prefetched
 from smidgen.data.manifest import digest_of
 from smidgen.data.mixture import FirstSequences
 from smidgen.folders import load, load_tokenizer, model_config
+from smidgen.folders.end_tokens import name_end_tokens
 from smidgen.folders.run import is_run_folder
 from smidgen.model import Decoder
 from smidgen.model.growth import grow_vocabulary
@@ -58,12 +59,22 @@ def tune(config: Config, run_path: str | Path, observer: Observer | None = None)
     config, task = _preferences(config, data) if wants_pairs else _language_modeling(config, data)
     with Prefetched(task.data.train) as prefetched:
         task = replace(
-            task, tokenizer=tokenizer, data=replace(task.data, train=prefetched), storage=BaseStorage(config)
+            task, tokenizer=tokenizer, data=replace(task.data, train=prefetched), storage=ChatStorage(config)
         )
         summary = train(config, task, run_path, observer)
     if is_main_rank() and summary.steps == summary.total_steps:
         store_quantized(config, summary.run)
     return summary
+
+
+class ChatStorage(BaseStorage):
+    """Checkpoints that say where an answer ends: the token behind the assistant's words, beside the end of text."""
+
+    def save(self, model: Decoder, folder: Path, tokenizer: Tokenizer | None) -> object:
+        saved = super().save(model, folder, tokenizer)
+        if tokenizer is not None:
+            name_end_tokens(folder, tokenizer)
+        return saved
 
 
 def base_tokenizer(config: Config) -> BaseTokenizer:
