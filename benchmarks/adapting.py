@@ -83,11 +83,6 @@ class Bench:
 
     def train(self, name: str, source: str, data: str, steps: int, lr: float, seed: int, **fields: Any) -> Path:
         run = self.work / name
-        if is_run_folder(run):
-            # A finished run returns at once, one that was stopped goes on.
-            config = load_training_config(run)
-            (distill if isinstance(config.tuning.objective, Distillation) else pretrain)(config, run)
-            return run
         overrides = {
             **COMMON,
             "data.path": str(self.data(data)),
@@ -97,9 +92,12 @@ class Bench:
             "training.schedule.warmup_steps": steps // 10,
             **{key.replace("__", "."): value for key, value in fields.items()},
         }
-        config = load_training_config(source, overrides)
+        # A finished run returns at once, one that was stopped goes on.
+        config = load_training_config(run) if is_run_folder(run) else load_training_config(source, overrides)
         teach = distill if isinstance(config.tuning.objective, Distillation) else pretrain
-        teach(config, run)
+        summary = teach(config, run)
+        if summary.steps < summary.total_steps:
+            raise SystemExit(f"{run}: stopped after step {summary.steps}; the same command goes on")
         return run
 
     def loss(self, model: Any, data: str) -> float:
