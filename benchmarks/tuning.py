@@ -180,27 +180,27 @@ def supervised(bench: Bench) -> list[dict[str, Any]]:
     ]
 
 
+def dpo(bench: Bench, seed: int) -> Path:
+    """The model of SFT taught which of two answers is better."""
+    return bench.tune(
+        f"dpo-{seed}",
+        "dpo",
+        sft(bench, seed),
+        [write(bench.work / "pairs-train.jsonl", pairs(bench.problems("train")[:400], "train"))],
+        [write(bench.work / "pairs-val.jsonl", pairs(bench.problems("test")[:100], "val"))],
+        training__max_steps=bench.steps // 2,
+        training__lr=5e-5,
+        training__seq_len=256,
+        training__seed=seed,
+        training__eval_tokens=None,
+    )
+
+
 def preferences(bench: Bench) -> list[dict[str, Any]]:
     """Preference accuracy on held-out pairs after DPO, and what became of the perplexity on held-out conversations."""
-    train = write(bench.work / "pairs-train.jsonl", pairs(bench.problems("train")[:400], "train"))
-    held_out = write(bench.work / "pairs-val.jsonl", pairs(bench.problems("test")[:100], "val"))
-    accuracies, ratios = [], []
-    for seed in SEEDS:
-        base = sft(bench, seed)
-        run = bench.tune(
-            f"dpo-{seed}",
-            "dpo",
-            base,
-            [train],
-            [held_out],
-            training__max_steps=bench.steps // 2,
-            training__lr=5e-5,
-            training__seq_len=256,
-            training__seed=seed,
-            training__eval_tokens=None,
-        )
-        accuracies.append(validation(run)["accuracy"])
-        ratios.append(math.exp(held_out_loss(bench, run) - held_out_loss(bench, base)))
+    runs = {sft(bench, seed): dpo(bench, seed) for seed in SEEDS}
+    accuracies = [validation(run)["accuracy"] for run in runs.values()]
+    ratios = [math.exp(held_out_loss(bench, run) - held_out_loss(bench, before)) for before, run in runs.items()]
     print(f"dpo: accuracy {accuracies}, perplexity times {ratios}", flush=True)
     return [
         report.result("DPO", "preference accuracy", "share", statistics.mean(accuracies), 0.75, "wanted"),

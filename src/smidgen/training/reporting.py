@@ -81,7 +81,8 @@ class Reporter:
             self.state.step,
             loss=evaluation.loss,
             **evaluation.figures,
-            perplexity=evaluation.perplexity,
+            # An objective with figures of its own measures no cross-entropy alone.
+            perplexity=None if evaluation.figures else evaluation.perplexity,
             bits_per_byte=evaluation.bits_per_byte,
             tokens=self.state.tokens,
         )
