@@ -52,7 +52,9 @@ const void* edge_map(const char* path, uint64_t bytes) {
     if (fstat(file, &status) == 0 && uint64_t(status.st_size) == bytes && bytes)
         data = mmap(nullptr, bytes, PROT_READ, MAP_PRIVATE, file, 0);
     close(file);
-    return data == MAP_FAILED ? nullptr : data;
+    if (data == MAP_FAILED) return nullptr;
+    note_mapping(data, bytes);
+    return data;
 #else
     (void)path, (void)bytes;
     return nullptr;
@@ -61,6 +63,7 @@ const void* edge_map(const char* path, uint64_t bytes) {
 
 void edge_unmap(const void* data, uint64_t bytes) {
 #if defined(__unix__) || defined(__APPLE__)
+    forget_mapping(data);
     munmap(const_cast<void*>(data), bytes);
 #else
     (void)data, (void)bytes;

@@ -86,33 +86,47 @@ inline void gemm_codes(const Matrix& m, int tile, const uint8_t* const* w, int b
     }
 }
 
-template <int N>
-inline void gemm_grouped(const Matrix& m, int tile, const uint8_t* w, const Inputs& x, int token, int count, float* y,
-                         int64_t y_stride) {
-    const int8_t* codes = x.block_codes + token * x.stride;
-    const int32_t* sums = x.block_sums + token * (x.stride / kSumGroup);
-    const uint8_t* scales = m.data + tile * m.tile_bytes + int64_t(m.groups) * m.group * 8;
-    const uint8_t* zeros = scales + int64_t(m.groups) * 16 * m.scale_bytes;
-    const int per_group = m.group / kSumGroup;
-    F total[N];
-    for (int n = 0; n < N; n++) total[n] = zero();
-    for (int g = 0; g < m.groups; g++) {
-        I acc[N];
-        const I point = m.has_zeros ? load_u8(zeros + g * 16) : set1i(8);
-        for (int n = 0; n < N; n++) {
-            int sum = 0;
-            for (int s = 0; s < per_group; s++) sum += sums[(g * per_group + s) * N + n];
-            acc[n] = m.has_zeros ? subi(set1i(0), muli(point, set1i(sum))) : set1i(-8 * sum);
-        }
-        for (int c = 0; c < m.group / 4; c++, codes += 4 * N, w += 64) {
-            B b = load_bytes(w);
-            for (int n = 0; n < N; n++) acc[n] = dot(acc[n], b, codes + 4 * n);
-        }
-        const F scale = m.scale_bytes == 2 ? load_scales<2>(scales + g * 32) : load_scales<4>(scales + g * 64);
-        for (int n = 0; n < N; n++) total[n] = fma(to_float(acc[n]), scale, total[n]);
+// Tokens first ... first + N - 1 of a block of `size`: half a block, as each token has a total beside its sum of a group.
+template <int Tiles, int N, bool Zeros>
+inline void gemm_grouped(const Matrix& m, int tile, const uint8_t* const* packed, const Inputs& x, int token, int size,
+                         int first, int count, float* y, int64_t y_stride) {
+    const int8_t* codes = x.block_codes + token * x.stride + 4 * first;
+    const int32_t* sums = x.block_sums + token * (x.stride / kSumGroup) + first;
+    const uint8_t *w[Tiles], *scales[Tiles], *zeros[Tiles];
+    F total[Tiles][N];
+    for (int t = 0; t < Tiles; t++) {
+        w[t] = packed[t];
+        scales[t] = m.data + (tile + t) * m.tile_bytes + int64_t(m.groups) * m.group * 8;
+        zeros[t] = scales[t] + int64_t(m.groups) * 16 * m.scale_bytes;
+        for (int n = 0; n < N; n++) total[t][n] = zero();
     }
-    for (int n = 0; n < N && n < count; n++)
-        store(y + (token + n) * y_stride + tile * kTile, mul(total[n], set1(x.scale[token + n])));
+    const int per_group = m.group / kSumGroup;
+    for (int g = 0; g < m.groups; g++) {
+        I acc[Tiles][N];
+        int offset[N];  // minus the sum of a token's codes, times what stands for zero where that is the same everywhere
+        for (int n = 0; n < N; n++) {
+            int sum = sums[g * per_group * size + n];
+            for (int s = 1; s < per_group; s++) sum += sums[(g * per_group + s) * size + n];
+            offset[n] = Zeros ? -sum : -8 * sum;
+        }
+        for (int t = 0; t < Tiles; t++) {
+            const I point = Zeros ? load_u8(zeros[t] + g * 16) : set1i(1);
+            for (int n = 0; n < N; n++) acc[t][n] = Zeros ? muli(point, set1i(offset[n])) : set1i(offset[n]);
+        }
+        for (int c = 0; c < m.group / 4; c++, codes += 4 * size) {
+            B b[Tiles];
+            for (int t = 0; t < Tiles; t++) b[t] = load_bytes(w[t]), w[t] += 64;
+            for (int n = 0; n < N; n++)
+                for (int t = 0; t < Tiles; t++) acc[t][n] = dot(acc[t][n], b[t], codes + 4 * n);
+        }
+        for (int t = 0; t < Tiles; t++) {
+            const F scale = m.scale_bytes == 2 ? load_scales<2>(scales[t] + g * 32) : load_scales<4>(scales[t] + g * 64);
+            for (int n = 0; n < N; n++) total[t][n] = fma(to_float(acc[t][n]), scale, total[t][n]);
+        }
+    }
+    for (int t = 0; t < Tiles; t++)
+        for (int n = 0; n < N && first + n < count; n++)
+            store(y + (token + first + n) * y_stride + (tile + t) * kTile, mul(total[t][n], set1(x.scale[token + first + n])));
 }
 
 template <int Format, int Tiles, int N>
@@ -155,7 +169,10 @@ inline void gemm_block(const Matrix& m, int tile, const uint8_t* const* w, int b
         case FMT_F32: return gemm_floats<FMT_F32, Tiles, N>(m, tile, x, token, count, y, y_stride);
         case FMT_BF16: return gemm_floats<FMT_BF16, Tiles, N>(m, tile, x, token, count, y, y_stride);
         case FMT_INT4:
-            for (int t = 0; t < Tiles; t++) gemm_grouped<N>(m, tile + t, w[t], x, token, count, y, y_stride);
+            for (int first = 0; first < count; first += N / 2) {
+                if (m.has_zeros) gemm_grouped<Tiles, N / 2, true>(m, tile, w, x, token, N, first, count, y, y_stride);
+                else gemm_grouped<Tiles, N / 2, false>(m, tile, w, x, token, N, first, count, y, y_stride);
+            }
             return;
         default: return gemm_codes<Tiles, N>(m, tile, w, bias, x, token, count, y, y_stride);
     }

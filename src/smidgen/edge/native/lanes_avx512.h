@@ -66,7 +66,10 @@ inline B shifted(B b) { return _mm512_and_si512(_mm512_srli_epi16(b, N), _mm512_
 inline I dot(I acc, B codes, const int8_t* x) {
     int32_t four;
     std::memcpy(&four, x, 4);
-    return _mm512_dpbusd_epi32(acc, codes, _mm512_set1_epi32(four));
+    const __m512i all = _mm512_set1_epi32(four);
+    // By the intrinsic, compilers copy accumulators and spill them when a block of them fills the registers.
+    __asm__("vpdpbusd %2, %1, %0" : "+v"(acc) : "v"(codes), "v"(all));
+    return acc;
 }
 inline F even_bf16(B b) { return as_float(_mm512_slli_epi32(b, 16)); }
 inline F odd_bf16(B b) { return as_float(_mm512_and_si512(b, _mm512_set1_epi32(int(0xffff0000u)))); }

@@ -2,16 +2,20 @@
 
 #include <atomic>
 #include <cmath>
+#include <map>
+#include <mutex>
 #include <new>
 
 #if defined(__unix__) || defined(__APPLE__)
 #include <sys/mman.h>
+#include <unistd.h>
 #endif
 
 namespace smidgen {
 namespace {
 
 constexpr size_t kLargePage = size_t(2) << 20;
+constexpr size_t kReleaseAtOnce = size_t(8) << 20;  // of a stored matrix, once packed
 
 int int4_code(const EdgeMatrix& m, int row, int col) {
     const int64_t words = (m.cols + 7) / 8;
@@ -38,6 +42,11 @@ float fp8_scale(const EdgeMatrix& m, int row, int col) {
     if (m.group < 0) return read_float(m.scale, 0);
     const int64_t per_row = (m.cols + m.group - 1) / m.group;
     return read_float(m.scale, (row / m.group) * per_row + col / m.group);
+}
+
+size_t stored_bytes(const EdgeTensor& t) {
+    const int size = t.dtype == DT_F32 || t.dtype == DT_I32 ? 4 : t.dtype == DT_BF16 || t.dtype == DT_F16 ? 2 : 1;
+    return size_t(t.count) * size_t(size);
 }
 
 bool all_finite(const float* values, int n) {
@@ -269,10 +278,54 @@ void pack_range(void* argument, int thread) {
         p.pool->barrier();
     }
     const int first = int(int64_t(p.m.tiles) * thread / threads), last = int(int64_t(p.m.tiles) * (thread + 1) / threads);
-    for (int tile = first; tile < last; tile++) pack_tile(p, tile, rows.data(), codes.data());
+    const EdgeMatrix& s = p.source;
+    const bool in_rows = s.source != SRC_TERNARY;  // those are stored as four quarters beside each other
+    const size_t row_bytes = in_rows ? stored_bytes(s.weight) / size_t(s.rows) : 0;
+    int released = first;
+    for (int tile = first; tile < last; tile++) {
+        pack_tile(p, tile, rows.data(), codes.data());
+        if (!in_rows || (tile + 1 < last && size_t(tile + 1 - released) * kTile * row_bytes < kReleaseAtOnce)) continue;
+        const size_t begin = size_t(released) * kTile, end = smaller(size_t(tile + 1) * kTile, size_t(s.rows));
+        release_pages(static_cast<const char*>(s.weight.data) + begin * row_bytes, (end - begin) * row_bytes);
+        released = tile + 1;
+    }
 }
 
 }  // namespace
+
+namespace {
+
+std::mutex mappings_mutex;
+std::map<uintptr_t, size_t> mappings;
+
+}  // namespace
+
+void note_mapping(const void* data, size_t bytes) {
+    std::lock_guard<std::mutex> lock(mappings_mutex);
+    mappings[reinterpret_cast<uintptr_t>(data)] = bytes;
+}
+
+void forget_mapping(const void* data) {
+    std::lock_guard<std::mutex> lock(mappings_mutex);
+    mappings.erase(reinterpret_cast<uintptr_t>(data));
+}
+
+// Only pages that lie wholly inside, and only of a file: memory that the caller owns would be lost.
+void release_pages(const void* data, size_t bytes) {
+#if (defined(__unix__) || defined(__APPLE__)) && defined(MADV_DONTNEED)
+    const uintptr_t start = reinterpret_cast<uintptr_t>(data);
+    const uintptr_t page = uintptr_t(sysconf(_SC_PAGESIZE)), first = (start + page - 1) / page * page;
+    const uintptr_t last = (start + bytes) / page * page;
+    std::lock_guard<std::mutex> lock(mappings_mutex);
+    auto behind = mappings.upper_bound(start);
+    if (behind == mappings.begin()) return;
+    const auto& found = *--behind;
+    if (start + bytes <= found.first + found.second && first < last)
+        madvise(reinterpret_cast<void*>(first), last - first, MADV_DONTNEED);
+#else
+    (void)data, (void)bytes;
+#endif
+}
 
 Arena::Arena(size_t bytes) : bytes_(size_t(round_up(int64_t(bytes), int64_t(kLargePage)))) {
 #if defined(__unix__) || defined(__APPLE__)
@@ -408,6 +461,7 @@ std::string pack_matrix(const EdgeMatrix& s, Matrix& m, Arena& arena, ThreadPool
     Packing p{s, m, data, row_scale, block_scale, {}, &pool, std::vector<double>(size_t(pool.size())), {}, {}};
     if (s.round >= 2) p.rounding.fp8_scales.assign(size_t((m.rows + 127) / 128) * size_t((m.cols + 127) / 128), 0.0f);
     pool.run(pack_range, &p);
+    release_pages(s.weight.data, stored_bytes(s.weight));
     if (p.damaged) return std::string(s.name) + ": holds NaN or infinity; the weights are damaged, copy the folder again";
     if (p.illegal) return std::string(s.name) + ": holds a code that is no ternary value; copy the folder again";
     if (s.scale.data)

@@ -28,6 +28,11 @@ private:
 bool read_row(const EdgeMatrix&, int row, float* out);
 float read_float(const EdgeTensor&, int64_t index);
 
+// Files mapped by edge_map. What has been read of them leaves the resident memory; it comes back where it is read again.
+void note_mapping(const void* data, size_t bytes);
+void forget_mapping(const void* data);
+void release_pages(const void* data, size_t bytes);
+
 // The shape of a packed matrix (no memory yet), and the bytes that it takes.
 Matrix plan_matrix(const EdgeMatrix&);
 size_t planned_bytes(const Matrix&);
