@@ -3,8 +3,9 @@
     python benchmarks/train_step.py --json benchmarks/results/train_step.json
     python benchmarks/train_step.py --cases elite-112m --compile --profile
 
-A step is forward, backward, clipping and AdamW in bf16 (transformers under autocast, as its trainer does on a CPU). The
-two take turns in a process each, so that neither's memory is in the other's way; a figure is the median of the rounds.
+A step is forward, backward, clipping and AdamW in bf16 (transformers under autocast, as its trainer does on a CPU), or
+in float32 on a processor without bf16 products, where both are several times slower in bf16 (`--precision` decides).
+The two take turns in a process each, so that neither's memory is in the other's way; a figure is the median of rounds.
 Both keep freed memory, as Smidgen's training loop does (smidgen/training/memory.py); transformers by itself does not.
 """
 
@@ -27,11 +28,13 @@ from torch import Tensor
 
 from smidgen.config import Config, load_config
 from smidgen.folders.architectures import architecture_of
+from smidgen.kernels.bf16 import multiplies_bf16_fast
 from smidgen.model import Decoder, flops_per_token
 from smidgen.training.devices import peak_flops
 from smidgen.training.memory import reuse_freed_memory
 from smidgen.training.objectives import Batch, LanguageModeling
 from smidgen.training.optimizers import average_and_clip, make_optimizer, set_rates
+from smidgen.training.precision import apply_precision, compute_dtype
 
 Step = Callable[[Tensor], float]
 """Takes tokens int64 [B, T + 1], returns the mean loss before the step."""
@@ -49,10 +52,10 @@ SHAPES = {name: Shape(name) for name in ("elite-112m", "gemma3-tinystories", "ti
 SHAPES["tiny"] = Shape("elite-tiny", 2, 64)
 
 
-def our_step(config: Config, *, compiled: bool) -> Step:
+def our_step(config: Config, precision: str, *, compiled: bool) -> Step:
     """Smidgen's step, as training/loop.py takes it."""
     model = Decoder(config.model).initialize(0).train()
-    model.compute_dtype = torch.bfloat16
+    apply_precision(model, precision, torch.device("cpu"))
     optimizer = make_optimizer(model, config.training.optimizer)
     set_rates(optimizer, 1e-4, 0.1)
     if compiled:
@@ -71,7 +74,7 @@ def our_step(config: Config, *, compiled: bool) -> Step:
     return step
 
 
-def their_step(config: Config, *, compiled: bool) -> Step:
+def their_step(config: Config, precision: str, *, compiled: bool) -> Step:
     """transformers' class for the same shape, the loss that it computes itself."""
     architecture = architecture_of(config.model)
     fields = architecture.write(config.model)
@@ -83,7 +86,7 @@ def their_step(config: Config, *, compiled: bool) -> Step:
 
     def step(tokens: Tensor) -> float:
         optimizer.zero_grad(set_to_none=True)
-        with torch.autocast("cpu", torch.bfloat16):
+        with torch.autocast("cpu", torch.bfloat16, enabled=precision == "bf16"):
             # Its labels are shifted inside.
             loss = run(input_ids=tokens[:, :-1], labels=tokens[:, :-1]).loss
         loss.backward()
@@ -106,8 +109,9 @@ def tokens_of(shape: Shape, config: Config) -> Tensor:
 class Worker:
     """A process of its own that takes steps when told: neither's memory is in the other's way."""
 
-    def __init__(self, case: str, name: str, *, compiled: bool, threads: int) -> None:
+    def __init__(self, case: str, name: str, precision: str, *, compiled: bool, threads: int) -> None:
         command = [sys.executable, __file__, "--alone", name, "--cases", case, "--threads", str(threads)]
+        command += ["--precision", precision]
         command += ["--compile"] * compiled
         self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
         self.first = self._answer()
@@ -128,12 +132,12 @@ class Worker:
         return answer
 
 
-def work(shape: Shape, name: str, *, compiled: bool) -> None:
+def work(shape: Shape, name: str, precision: str, *, compiled: bool) -> None:
     """What a worker does: a step to warm up, then rounds as its standard input asks for them."""
     config = load_config(shape.preset, {"training.device": "cpu", "training.optimizer.kind": "adamw"})
     # For both: without it the peer spends up to half of its time on page faults, which is not what is compared here.
     reuse_freed_memory()
-    tokens, step = tokens_of(shape, config), STEPS[name](config, compiled=compiled)
+    tokens, step = tokens_of(shape, config), STEPS[name](config, precision, compiled=compiled)
     step(tokens)
     print(json.dumps({"loss": step(tokens)}), flush=True)
     for line in sys.stdin:
@@ -146,10 +150,12 @@ def work(shape: Shape, name: str, *, compiled: bool) -> None:
         print(json.dumps({"seconds": seconds, "peak_mib": int(status["VmHWM"].split()[0]) / 1024}), flush=True)
 
 
-def measure(case: str, *, compiled: bool, rounds: int, steps: int, threads: int) -> dict[str, tuple[float, float]]:
+def measure(
+    case: str, precision: str, *, compiled: bool, rounds: int, steps: int, threads: int
+) -> dict[str, tuple[float, float]]:
     """Median tokens a second and peak memory, MiB, of each, in turns."""
     shape = SHAPES[case]
-    workers = {name: Worker(case, name, compiled=compiled, threads=threads) for name in STEPS}
+    workers = {name: Worker(case, name, precision, compiled=compiled, threads=threads) for name in STEPS}
     answers: dict[str, list[dict[str, float]]] = {name: [] for name in workers}
     for _ in range(rounds):
         for name, worker in workers.items():
@@ -163,10 +169,10 @@ def measure(case: str, *, compiled: bool, rounds: int, steps: int, threads: int)
     }
 
 
-def profile(shape: Shape, name: str) -> None:
+def profile(shape: Shape, name: str, precision: str) -> None:
     """Where the time of three steps goes."""
     config = load_config(shape.preset, {"training.device": "cpu", "training.optimizer.kind": "adamw"})
-    tokens, step = tokens_of(shape, config), STEPS[name](config, compiled=False)
+    tokens, step = tokens_of(shape, config), STEPS[name](config, precision, compiled=False)
     step(tokens)
     with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as profiler:
         for _ in range(3):
@@ -182,33 +188,35 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--steps", type=int, default=2, help="of each in a round")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    parser.add_argument("--precision", choices=["bf16", "fp32"], help="default: what this processor multiplies faster")
     parser.add_argument("--json", metavar="FILE")
     parser.add_argument("--alone", choices=STEPS, help=argparse.SUPPRESS)
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
+    precision = args.precision or ("bf16" if multiplies_bf16_fast(torch.device("cpu")) else "fp32")
     if args.alone:
-        work(SHAPES[args.cases[0]], args.alone, compiled=args.compile)
+        work(SHAPES[args.cases[0]], args.alone, precision, compiled=args.compile)
         return
     results = []
-    peak = peak_flops(torch.device("cpu"), torch.bfloat16)
+    peak = peak_flops(torch.device("cpu"), compute_dtype(precision))
     for case in args.cases:
         shape = SHAPES[case]
         if args.profile:
-            profile(shape, "ours")
+            profile(shape, "ours", precision)
         for mode in ["eager", "compiled"] if args.compile else ["eager"]:
             measured = measure(
-                case, compiled=mode == "compiled", rounds=args.rounds, steps=args.steps, threads=args.threads
+                case, precision, compiled=mode == "compiled", rounds=args.rounds, steps=args.steps, threads=args.threads
             )
             (ours, our_memory), (theirs, their_memory) = measured["ours"], measured["transformers"]
             flops = flops_per_token(load_config(shape.preset).model, shape.seq_len)
-            share = f", {ours * flops / peak:.0%} of the measured bf16 peak" if peak else ""
+            share = f", {ours * flops / peak:.0%} of the measured {precision} peak" if peak else ""
             print(f"{case:20} {mode:9} {ours:8,.0f} tok/s, transformers {theirs:8,.0f}: {ours / theirs:.2f}×{share}")
             print(f"{case:20} memory    {our_memory:8,.0f} MiB,   transformers {their_memory:8,.0f}", flush=True)
-            peer = f"transformers, bf16 autocast, {mode}"
+            peer = f"transformers, {'bf16 autocast' if precision == 'bf16' else 'fp32'}, {mode}"
             results.append(report.result(case, f"train step, {mode}", "tok/s", ours, theirs, peer))
             results.append(report.result(case, f"peak memory, {mode}", "MiB", our_memory, their_memory, peer))
             if peak:
-                results.append(report.result(case, f"share of bf16 peak, {mode}", "1", ours * flops / peak))
+                results.append(report.result(case, f"share of {precision} peak, {mode}", "1", ours * flops / peak))
     if args.json:
         report.write(args.json, results)
 
