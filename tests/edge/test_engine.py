@@ -64,6 +64,20 @@ def test_seeds_and_sampling(folder: Any) -> None:
     assert answers(exact(folder), [[3, 4]], params) == first
 
 
+def test_a_step_is_empty_only_when_nothing_is_active(folder: Any) -> None:
+    """Also while prompts of several chunks are read, alone or beside others."""
+    engine = exact(folder, max_batch_size=2)
+    params = SamplingParams(temperature=0, max_new_tokens=3, ignore_eos=True)
+    long = [(11 * i) % 300 for i in range(240)]
+    numbers = [engine.submit(prompt, params) for prompt in (long, long[::-1], [1, 2], long[5:])]
+    ended: list[int] = []
+    while events := engine.step():
+        assert len({event.request for event in events}) == len(events)
+        ended += [event.request for event in events if event.finish_reason is not None]
+    assert sorted(ended) == numbers
+    assert engine.step() == []
+
+
 def test_cancel_and_limits(folder: Any) -> None:
     engine = exact(folder)
     first = engine.submit([1, 2], SamplingParams(temperature=0, max_new_tokens=50))

@@ -128,7 +128,7 @@ def corrupt_and_try(folder: Path, rounds: int, seed: int) -> None:
         data = bytearray(originals[which])
         limit = header_end if which == 0 else len(data)
         for _ in range(rng.randrange(1, 4)):
-            place = rng.randrange(limit)
+            place = rng.randrange(min(limit, len(data)))
             if rng.random() < 0.5:
                 data[place] = rng.randrange(256)
             elif which == 1 or rng.random() < 0.2:

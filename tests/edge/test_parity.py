@@ -117,9 +117,9 @@ def test_token_by_token_equals_at_once(
     engine = exact(folder, threads=threads)
     prompt = ids_of(7)
     request = engine.submit(prompt, SamplingParams(temperature=0, max_new_tokens=200, ignore_eos=True))
-    tokens = []
+    tokens: list[int] = []
     while events := engine.step():
-        tokens += [event.token for event in events if event.request == request]
+        tokens += [event.token for event in events if event.request == request and event.token is not None]
     logits = engine.forward(prompt + tokens)
     predicted = logits[len(prompt) - 1 : -1]
     chosen = predicted[np.arange(len(tokens)), tokens]

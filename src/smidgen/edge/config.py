@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, NoReturn
+from typing import Any, Literal
 
+from smidgen.edge.fields import LARGEST, Fields, read_json
+from smidgen.edge.stored import stored_rounding
 from smidgen.runtime.errors import ModelFolderError
 
-LARGEST = 1 << 20
-"""No size in a configuration exceeds this (vocabularies and contexts of small models stay below)."""
 ACTIVATION_NAMES = {
     "silu": "silu",
     "swish": "silu",
@@ -72,75 +71,18 @@ class EdgeModelConfig:
     activation_bits: int | None = 8
     """Of ternary projections."""
     power_of_two_scales: bool = False
+    input_rounding: str = "float"
+    """What the model does to inputs of matrices that are stored quantised: `float` (nothing), `int8`, `fp8`,
+    `fp8_power_of_two` or `fp8_token`."""
+    scales_divide: bool = False
+    """Whether packed ternary weights are divided by their stored scale."""
     eos_ids: tuple[int, ...] = ()
-
-
-class _Fields:
-    def __init__(self, values: Mapping[str, Any], where: str) -> None:
-        self.values, self.where = values, where
-
-    def refuse(self, name: str, remedy: str) -> NoReturn:
-        raise ModelFolderError(
-            f"{self.where}: {name} = {json.dumps(self.values.get(name), default=str)[:60]}: {remedy}"
-        )
-
-    def size(self, name: str, default: int | None = None, least: int = 1) -> int:
-        value = self.values.get(name)
-        value = default if value is None else value
-        if isinstance(value, bool) or not isinstance(value, int) or not least <= value <= LARGEST:
-            self.refuse(name, f"a whole number from {least} to {LARGEST} is needed here")
-        return value
-
-    def number(self, name: str, default: float | None = None, least: float = 0.0) -> float:
-        value = self.values.get(name)
-        value = default if value is None else value
-        if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value) or value < least:
-            self.refuse(name, "a finite number, not negative, is needed here")
-        return float(value)
-
-    def flag(self, name: str, default: bool) -> bool:
-        value = self.values.get(name)
-        value = default if value is None else value
-        if not isinstance(value, bool):
-            self.refuse(name, "true or false is needed here")
-        return value
-
-    def choice(self, name: str, allowed: Mapping[str, str] | tuple[str, ...], default: str | None = None) -> str:
-        value = self.values.get(name)
-        value = default if value is None else value
-        if not isinstance(value, str) or value not in allowed:
-            self.refuse(name, f"the edge engine runs {', '.join(allowed)}")
-        return allowed[value] if isinstance(allowed, Mapping) else value
-
-    def section(self, name: str) -> _Fields | None:
-        value = self.values.get(name)
-        if not value:
-            return None
-        if not isinstance(value, dict):
-            self.refuse(name, "a mapping is needed here")
-        return _Fields(value, f"{self.where}: {name}")
-
-    def absent(self, *names: str) -> None:
-        for name in names:
-            if self.values.get(name) not in (None, False):
-                self.refuse(name, "Smidgen does not implement this; use a model without it")
-
-
-def read_json(path: Path) -> dict[str, Any]:
-    """The JSON object in a file. Raises ModelFolderError."""
-    try:
-        values = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
-        raise ModelFolderError(f"{path}: cannot be read as JSON: {error}; copy the file again") from None
-    if not isinstance(values, dict):
-        raise ModelFolderError(f"{path}: holds no JSON object; copy the file again")
-    return values
 
 
 def read_config(folder: Path) -> EdgeModelConfig:
     """The configuration in a folder's config.json. Raises ModelFolderError for what the engine cannot run exactly."""
     path = folder / "config.json"
-    fields = _Fields(read_json(path), str(path))
+    fields = Fields(read_json(path), str(path))
     readers = {
         "llama": _read_llama,
         "bitnet": _read_bitnet,
@@ -155,14 +97,15 @@ def read_config(folder: Path) -> EdgeModelConfig:
         "eos_ids": _end_ids(folder, fields.values),
     }
     try:
-        config = EdgeModelConfig(**{**tree, **readers[kind](fields)})
+        parts = {**tree, **readers[kind](fields)}
+        config = EdgeModelConfig(**parts, **stored_rounding(fields, parts))
     except RecursionError:  # pragma: no cover
         raise ModelFolderError(f"{path}: nested too deeply") from None
     _check(config, fields)
     return config
 
 
-def _check(config: EdgeModelConfig, fields: _Fields) -> None:
+def _check(config: EdgeModelConfig, fields: Fields) -> None:
     if config.num_heads % config.num_kv_heads:
         fields.refuse("num_key_value_heads", f"does not divide the {config.num_heads} heads")
     rotated = config.qk_rope_head_dim if config.latent else config.head_dim
@@ -183,7 +126,7 @@ def _end_ids(folder: Path, config: Mapping[str, Any]) -> tuple[int, ...]:
     return tuple(dict.fromkeys(i for i in ids if isinstance(i, int) and not isinstance(i, bool) and i >= 0))
 
 
-def _common(f: _Fields, *, tied: bool, activation: str = "hidden_act") -> dict[str, Any]:
+def _common(f: Fields, *, tied: bool, activation: str = "hidden_act") -> dict[str, Any]:
     f.absent("attention_bias", "mlp_bias")
     layers = f.size("num_hidden_layers")
     return {
@@ -203,7 +146,7 @@ def _common(f: _Fields, *, tied: bool, activation: str = "hidden_act") -> dict[s
     }
 
 
-def _grouped(f: _Fields, theta: float) -> dict[str, Any]:
+def _grouped(f: Fields, theta: float) -> dict[str, Any]:
     heads = f.size("num_attention_heads")
     head_dim = f.size("head_dim", f.size("hidden_size") // heads)
     return {
@@ -216,7 +159,7 @@ def _grouped(f: _Fields, theta: float) -> dict[str, Any]:
     }
 
 
-def _rope(f: _Fields, default: float) -> tuple[float, _Fields | None]:
+def _rope(f: Fields, default: float) -> tuple[float, Fields | None]:
     """The base, and the fields of a scaling where there is one."""
     parameters = f.section("rope_scaling") or f.section("rope_parameters")
     theta = f.number("rope_theta", default, least=1.0)
@@ -229,27 +172,27 @@ def _rope(f: _Fields, default: float) -> tuple[float, _Fields | None]:
     return parameters.number("rope_theta", theta, least=1.0), None if kind == "default" else parameters
 
 
-def _plain_rope(f: _Fields, default: float) -> float:
+def _plain_rope(f: Fields, default: float) -> float:
     theta, scaling = _rope(f, default)
     if scaling is not None:
         scaling.refuse("rope_type", "Smidgen implements no RoPE scaling here; default is needed")
     return theta
 
 
-def _read_llama(f: _Fields) -> dict[str, Any]:
+def _read_llama(f: Fields) -> dict[str, Any]:
     return {**_common(f, tied=False), **_grouped(f, _plain_rope(f, 10_000.0))}
 
 
-def _read_bitnet(f: _Fields) -> dict[str, Any]:
+def _read_bitnet(f: Fields) -> dict[str, Any]:
     quantization = f.section("quantization_config")
-    ternary = quantization is not None and quantization.values.get("quant_method") == "bitnet"
+    ternary = quantization is not None  # however they are stored, models of this class were trained so
     if quantization is not None:
         quantization.absent("use_rms_norm")
     tree = {**_common(f, tied=False), **_grouped(f, _plain_rope(f, 500_000.0)), "norm_placement": "sub"}
     return {**tree, "linear": "ternary" if ternary else "dense"}
 
 
-def _read_gemma(f: _Fields) -> dict[str, Any]:
+def _read_gemma(f: Fields) -> dict[str, Any]:
     f.absent("final_logit_softcapping", "attn_logit_softcapping", "use_bidirectional_attention", "rope_scaling")
     tree = {**_common(f, tied=True, activation="hidden_activation"), **_grouped(f, 1e6)}
     names = f.values.get("layer_types")
@@ -286,7 +229,7 @@ def _read_gemma(f: _Fields) -> dict[str, Any]:
     }
 
 
-def _latent(f: _Fields, *, theta: float, yarn: Yarn | None, heads: int, names: tuple[str, ...] = ()) -> dict[str, Any]:
+def _latent(f: Fields, *, theta: float, yarn: Yarn | None, heads: int, names: tuple[str, ...] = ()) -> dict[str, Any]:
     nope, rope = f.size("qk_nope_head_dim"), f.size("qk_rope_head_dim")
     scale = float(nope + rope) ** -0.5
     if yarn is not None and yarn.factor > 1:
@@ -308,7 +251,7 @@ def _latent(f: _Fields, *, theta: float, yarn: Yarn | None, heads: int, names: t
     }
 
 
-def _read_deepseek(f: _Fields) -> dict[str, Any]:
+def _read_deepseek(f: Fields) -> dict[str, Any]:
     tree = _common(f, tied=False)
     if f.values.get("rope_interleave", True) is not True:
         f.refuse("rope_interleave", "Smidgen reads interleaved rotary pairs only")
@@ -335,11 +278,11 @@ def _read_deepseek(f: _Fields) -> dict[str, Any]:
     return {**tree, **_latent(f, theta=theta, yarn=yarn, heads=f.size("num_attention_heads"))}
 
 
-def _read_own(f: _Fields) -> dict[str, Any]:
+def _read_own(f: Fields) -> dict[str, Any]:
     """Our own class: config.json holds the model section as it is."""
     layers, max_seq_len = f.size("num_layers"), f.size("max_seq_len")
     sections = {
-        name: f.section(name) or _Fields({}, f"{f.where}: {name}")
+        name: f.section(name) or Fields({}, f"{f.where}: {name}")
         for name in ("attention", "feed_forward", "norm", "linear")
     }
     attention, inner, norm, linear = (sections[n] for n in ("attention", "feed_forward", "norm", "linear"))
@@ -370,7 +313,7 @@ def _read_own(f: _Fields) -> dict[str, Any]:
     theta = attention.number("rope_theta", 10_000.0, least=1.0)
     heads = attention.size("num_heads")
     if attention.choice("kind", ("grouped_query", "latent"), "grouped_query") == "latent":
-        yarn = attention.section("yarn") or _Fields({}, f"{f.where}: attention.yarn")
+        yarn = attention.section("yarn") or Fields({}, f"{f.where}: attention.yarn")
         acting = Yarn(
             yarn.size("original_max_seq_len", 4096),
             yarn.number("factor", 40.0, least=1e-6),

@@ -208,22 +208,24 @@ class EdgeEngine:
                 self._ended.append(Event(request, None, "cancelled"))
 
     def step(self) -> list[Event]:
-        """One iteration over all active requests; at most one new token a request.
+        """One iteration over all active requests; at most one new token a request. Empty when nothing is active.
 
-        Empty when nothing is active, and while prompts longer than a chunk are read.
+        While no request writes, it takes as many passes as the first prompt to be read needs.
         """
         events, self._ended = self._ended, []
-        if self._waiting:
-            self._admit()
-        count, ready = self._plan()
-        if not count:
-            return events
-        self._check(
-            self._library.edge_step(self._handle, count, self._ids, self._slot_ids, self._wanted, self._choices)
-        )
-        for row, index in enumerate(ready):
-            events.append(self._advance(row, index))
-        return events
+        while True:
+            if self._waiting:
+                self._admit()
+            count, ready = self._plan()
+            if not count:
+                return events
+            self._check(
+                self._library.edge_step(self._handle, count, self._ids, self._slot_ids, self._wanted, self._choices)
+            )
+            for row, index in enumerate(ready):
+                events.append(self._advance(row, index))
+            if events:
+                return events
 
     @property
     def _handle(self) -> int:

@@ -21,7 +21,7 @@ STORED_FLOAT, STORED_INT8, STORED_INT4, STORED_TERNARY, STORED_FP8 = range(5)
 """EdgeSource."""
 FORMATS = {"float32": 0, "bf16": 1, "int8": 2, "int4": 3, "ternary": 4}
 """EdgeFormat: how a matrix is held in memory."""
-ACTIVATIONS = {"float": 0, "int8": 1, "fp8": 2, "fp8_power_of_two": 3}
+ACTIVATIONS = {"float": 0, "int8": 1, "fp8": 2, "fp8_power_of_two": 3, "fp8_token": 4, "rounded_int8": 5}
 """EdgeActivation: what the input of a product goes through."""
 CACHES = {"float32": FLOAT32, "float16": FLOAT16, "bfloat16": BFLOAT16, "int8": INT8}
 """EdgeDtype of the key/value cache."""

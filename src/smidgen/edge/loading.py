@@ -42,7 +42,7 @@ def load(
     weights: WeightFormat = "bf16",
     head: WeightFormat | None = None,
     group_size: int = 32,
-    float_activations: bool = False,
+    float_activations: bool | None = None,
     cache: CacheFormat = "float16",
     instruction_set: str | None = None,
 ) -> EdgeEngine:
@@ -53,8 +53,9 @@ def load(
     weights, head: how matrices that the folder holds as floats are kept in memory; int8, int4 (in groups of
     `group_size`) and ternary round them as they are loaded. Matrices that the folder holds quantised stay as they are,
     and so does what the model itself rounds. `head` (left out: `weights`, or bf16 for ternary) is for the last product.
-    float_activations: multiply quantised weights with inputs as they are, instead of inputs rounded to 8 bits a token:
-    closer to a reference that does not round them, and slower.
+    float_activations: True multiplies quantised weights with inputs as they are, False with inputs rounded to 8 bits a
+    token, which is faster; left out, matrices that the folder holds quantised follow its `activation_bits`, and those
+    rounded here get rounded inputs.
     cache: keys and values; int8 has a scale for each token and head.
     instruction_set: a name of `smidgen.edge.library.instruction_sets`; left out, the fastest.
 

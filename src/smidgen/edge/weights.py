@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import ctypes as c
+import struct
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from smidgen.edge.config import EdgeModelConfig
 from smidgen.edge.library import (
@@ -40,8 +42,9 @@ class Formats:
     head: str = "bf16"
     group_size: int = 32
     """Of int4 made here."""
-    float_activations: bool = False
-    """Multiply codes with inputs that are not rounded."""
+    float_activations: bool | None = None
+    """Whether codes are multiplied with inputs that are not rounded; None: as the folder says, or rounded without its
+    word."""
 
 
 class WeightReader:
@@ -52,6 +55,7 @@ class WeightReader:
     ) -> None:
         self._folder, self._config, self._tensors, self._formats = folder, config, tensors, formats
         self._used: set[str] = set()
+        self._kept: list[Any] = []  # memory that native structures point to
 
     def layers(self) -> c.Array[Layer]:
         """One structure a layer."""
@@ -139,24 +143,28 @@ class WeightReader:
 
     def _matrix(self, name: str, rows: int, cols: int, is_head: bool = False) -> Matrix:
         """The matrix [rows, cols] under `name`, however it is stored."""
+        config = self._config
         matrix = Matrix(rows=rows, cols=cols, group=-1, name=name.encode()[:127])
         if f"{name}.weight_packed" in self._tensors:
             self._read_int4(matrix, name)
+            matrix.activation = self._stored_activation(matrix, is_head)
             return matrix
         weight = self._find(f"{name}.weight")
         if weight.dtype == INT8:
             matrix.weight = _native(self._take(f"{name}.weight", (rows, cols), (INT8,)))
             matrix.scale = self._scale(name, rows)
-            matrix.source, matrix.format, matrix.activation = STORED_INT8, FORMATS["int8"], self._codes_activation()
+            matrix.source, matrix.format = STORED_INT8, FORMATS["int8"]
+            matrix.activation = self._stored_activation(matrix, is_head)
         elif weight.dtype == UINT8:
             if rows % 4:
                 self._refuse(weight, f"ternary weights are packed by fours, {rows} rows are not")
             matrix.weight = _native(self._take(f"{name}.weight", (rows // 4, cols), (UINT8,)))
-            matrix.scale = self._scale(name, 1)
+            matrix.scale = self._scale(name, 1, inverse=config.scales_divide)
             matrix.source, matrix.format = STORED_TERNARY, FORMATS["ternary"]
-            matrix.activation = self._ternary_activation()
+            matrix.activation = self._stored_activation(matrix, is_head)
         elif weight.dtype == FLOAT8:
             self._read_fp8(matrix, name)
+            matrix.activation = self._stored_activation(matrix, is_head)
         else:
             matrix.weight = _native(self._take(f"{name}.weight", (rows, cols), _FLOATS))
             matrix.source = STORED_FLOAT
@@ -189,6 +197,17 @@ class WeightReader:
     def _ternary_activation(self) -> int:
         return ACTIVATIONS["float"] if self._config.activation_bits is None else self._codes_activation()
 
+    def _stored_activation(self, matrix: Matrix, is_head: bool) -> int:
+        """What happens to the inputs of a matrix that the folder holds quantised: see docs/edge.md."""
+        wanted, rounding = self._formats.float_activations, self._config.input_rounding
+        if wanted is None:
+            wanted = rounding == "float" or (is_head and rounding != "int8")
+        if wanted:
+            return ACTIVATIONS["float"]
+        if matrix.format != FORMATS["bf16"]:
+            return ACTIVATIONS["int8" if is_head or rounding == "float" else rounding]
+        return ACTIVATIONS["rounded_int8" if rounding == "int8" else rounding]
+
     def _read_int4(self, matrix: Matrix, name: str) -> None:
         rows, cols = matrix.rows, matrix.cols
         matrix.weight = _native(self._take(f"{name}.weight_packed", (rows, -(-cols // 8)), (INT32,)))
@@ -201,10 +220,22 @@ class WeightReader:
         if groups > 1 and (group % 32 or -(-cols // group) != groups):
             self._refuse(scale, f"groups of {cols / groups:g} columns; the edge engine runs multiples of 32")
         matrix.group = group
-        self._used.add(f"{name}.weight_shape")
+        self._check_shape(name, rows, cols)
         if f"{name}.weight_zero_point" in self._tensors:
             matrix.zero = _native(self._take(f"{name}.weight_zero_point", (-(-rows // 8), groups), (INT32,)))
-        matrix.source, matrix.format, matrix.activation = STORED_INT4, FORMATS["int4"], self._codes_activation()
+        matrix.source, matrix.format = STORED_INT4, FORMATS["int4"]
+
+    def _check_shape(self, name: str, rows: int, cols: int) -> None:
+        """compressed-tensors says once more how large a packed matrix is."""
+        tensor = self._tensors.get(f"{name}.weight_shape")
+        if tensor is None:
+            return
+        self._used.add(tensor.name)
+        if tensor.dtype_name != "I64" or tensor.shape != (2,):
+            self._refuse(tensor, "two whole numbers of 64 bits are needed")
+        stored = list((c.c_int64 * 2).from_address(tensor.address))
+        if stored != [rows, cols]:
+            self._refuse(tensor, f"holds {stored}, config.json asks for {[rows, cols]}")
 
     def _read_fp8(self, matrix: Matrix, name: str) -> None:
         rows, cols = matrix.rows, matrix.cols
@@ -214,18 +245,22 @@ class WeightReader:
             blocks = (-(-rows // 128), -(-cols // 128))
             matrix.scale = _native(self._take(f"{name}.weight_scale_inv", blocks, _FLOATS))
             matrix.group = 128
-            matrix.activation = ACTIVATIONS["fp8_power_of_two" if self._config.power_of_two_scales else "fp8"]
         else:
             matrix.scale = self._scale(name, 1)
-            matrix.activation = ACTIVATIONS["float"]
-        if self._formats.float_activations:
-            matrix.activation = ACTIVATIONS["float"]
 
-    def _scale(self, name: str, count: int) -> Tensor:
+    def _scale(self, name: str, count: int, inverse: bool = False) -> Tensor:
         tensor = self._find(f"{name}.weight_scale")
         if tensor.count != count:
             self._refuse(tensor, f"{count} scales are needed")
-        return _native(self._take(f"{name}.weight_scale", tensor.shape, _FLOATS))
+        native = _native(self._take(f"{name}.weight_scale", tensor.shape, _FLOATS))
+        if not inverse:
+            return native
+        value = _first_float(tensor)
+        if not value:
+            self._refuse(tensor, "it divides and must not be 0")
+        memory = (c.c_float * 1)(1.0 / value)
+        self._kept.append(memory)
+        return Tensor(c.addressof(memory), 1, FLOAT32, 0)
 
     def _find(self, name: str) -> StoredTensor:
         tensor = self._tensors.get(name)
@@ -254,3 +289,12 @@ class WeightReader:
 
 def _native(tensor: StoredTensor) -> Tensor:
     return Tensor(tensor.address, tensor.count, tensor.dtype, 0)
+
+
+def _first_float(tensor: StoredTensor) -> float:
+    """The first number of a tensor of floats."""
+    if tensor.dtype == FLOAT32:
+        return c.c_float.from_address(tensor.address).value
+    half = bytes((c.c_uint8 * 2).from_address(tensor.address))
+    pair = struct.unpack("<f", bytes(2) + half) if tensor.dtype == BFLOAT16 else struct.unpack("<e", half)
+    return float(pair[0])

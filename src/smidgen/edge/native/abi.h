@@ -26,10 +26,12 @@ enum EdgeSource : int32_t {
 };
 
 // How a matrix is held in memory, packed in tiles of 16 rows.
-enum EdgeFormat : int32_t { FMT_F32 = 0, FMT_BF16 = 1, FMT_INT8 = 2, FMT_INT4 = 3, FMT_TERNARY = 4, FMT_BASE3 = 5 };
+enum EdgeFormat : int32_t { FMT_F32 = 0, FMT_BF16 = 1, FMT_INT8 = 2, FMT_INT4 = 3, FMT_TERNARY = 4 };
 
 // What an input goes through before a product.
-enum EdgeActivation : int32_t { ACT_FLOAT = 0, ACT_INT8 = 1, ACT_FP8 = 2, ACT_FP8_POW2 = 3 };
+// FP8: in tiles of 128, those with scales of 2^n, or with one scale a token. ACT_ROUNDED: what the codes of ACT_INT8 stand
+// for, as floats, for weights that are held as floats.
+enum EdgeActivation : int32_t { ACT_FLOAT = 0, ACT_INT8, ACT_FP8, ACT_FP8_POW2, ACT_FP8_TOKEN, ACT_ROUNDED };
 
 struct EdgeTensor {
     const void* data;

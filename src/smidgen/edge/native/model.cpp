@@ -12,16 +12,33 @@ constexpr int kLogitRows = 16;
 
 int64_t tiled(int rows) { return round_up(rows, kTile); }
 
-// What an e4m3 tensor of tiles of 128 with a scale each would hold (DeepSeek-V3's act_quant).
-void round_to_fp8(float* x, int n, bool power_of_two) {
-    for (int c = 0; c < n; c += 128) {
-        const int end = smaller(n, c + 128);
+// What an e4m3 tensor of tiles of 128 with a scale each would hold (DeepSeek-V3's act_quant), or of one tile.
+void round_to_fp8(float* x, int n, int activation) {
+    const bool power_of_two = activation == ACT_FP8_POW2;
+    const int tile = activation == ACT_FP8_TOKEN ? n : 128;
+    for (int c = 0; c < n; c += tile) {
+        const int end = smaller(n, c + tile);
         float most = 1e-4f;
         for (int i = c; i < end; i++) most = larger(most, std::fabs(x[i]));
         float scale = most / 448.0f;
         if (power_of_two) scale = std::exp2(std::ceil(std::log2(scale)));
         for (int i = c; i < end; i++) x[i] = round_to_e4m3(x[i] / scale) * scale;
     }
+}
+
+// What the product of codes would multiply: 8 bits, one scale for all.
+void round_to_int8(float* x, int n) {
+    float most = 1e-5f;
+    for (int i = 0; i < n; i++) most = larger(most, std::fabs(x[i]));
+    const float factor = 127.0f / most;
+    for (int i = 0; i < n; i++) x[i] = __builtin_rintf(x[i] * factor) / factor;
+}
+
+void round_input(float* x, int n, int activation) {
+    if (activation == ACT_ROUNDED)
+        round_to_int8(x, n);
+    else if (activation >= ACT_FP8)
+        round_to_fp8(x, n, activation);
 }
 
 int element_size(int dtype) { return dtype == DT_F32 ? 4 : dtype == DT_I8 ? 1 : 2; }
@@ -91,8 +108,7 @@ Model::Model(const EdgeConfig& config, const EdgeMatrix& embedding, const EdgeMa
             if (!error.empty()) throw std::runtime_error(error);
             for (const auto* part : {&to.absorbed.keys, &to.absorbed.values})
                 for (const Matrix& m : *part) weight_bytes_ += uint64_t(m.bytes());
-            to.round_latent = l.kv_b.activation == ACT_INT8;
-            to.fp8_latent = l.kv_b.activation >= ACT_FP8 ? l.kv_b.activation : 0;
+            to.latent_rounding = l.kv_b.activation == ACT_INT8 ? ACT_ROUNDED : l.kv_b.activation;
         }
         to.input_norm = read_norm(l.input_norm), to.attention_out_norm = read_norm(l.attention_out_norm);
         to.feed_forward_norm = read_norm(l.feed_forward_norm);
@@ -260,19 +276,19 @@ void Model::split_rows(int thread, int tokens, int& first, int& last) const {
 // Rows first ... last - 1 of inputs.values (n numbers each) become ready for the products of `consumers`.
 void Model::prepare(Inputs& in, int first, int last, int n, std::initializer_list<const Matrix*> consumers) const {
     int padded = 0;
-    bool floats = false, codes = false, fp8 = false, power = false;
+    bool floats = false, codes = false;
+    int rounding = ACT_FLOAT;
     for (const Matrix* m : consumers) {
         if (!m->rows) continue;
         padded = larger(padded, m->padded);
         codes |= m->activation == ACT_INT8;
         floats |= m->activation != ACT_INT8;
-        fp8 |= m->activation >= ACT_FP8;
-        power |= m->activation == ACT_FP8_POW2;
+        if (m->activation >= ACT_FP8) rounding = m->activation;
     }
     for (int row = first; row < last; row++) {
         float* x = in.values + row * in.stride;
         for (int c = n; c < padded; c++) x[c] = 0;
-        if (fp8) round_to_fp8(x, n, power);
+        round_input(x, n, rounding);
         if (codes) in.scale[row] = k_->quantize(x, n, padded, 1e-5f, in.codes + row * in.stride, in.sums + row * (in.stride / kSumGroup));
     }
     if (!in.block_values || last <= first) return;
@@ -351,13 +367,7 @@ void Model::write_cache(int token, int head, Layer& l) {
         float* latent = latent_ + int64_t(token) * tiled(c_.kv_lora_rank + c_.rope);
         float* rope = latent + c_.kv_lora_rank;
         k_->norm(c_.norm_kind, latent, l.kv_a_norm, c_.eps, c_.kv_lora_rank, latent);
-        if (l.round_latent) {  // what kv_b_proj would multiply
-            float most = 1e-5f;
-            for (int i = 0; i < c_.kv_lora_rank; i++) most = larger(most, std::fabs(latent[i]));
-            const float factor = 127.0f / most;
-            for (int i = 0; i < c_.kv_lora_rank; i++) latent[i] = __builtin_rintf(latent[i] * factor) / factor;
-        }
-        if (l.fp8_latent) round_to_fp8(latent, c_.kv_lora_rank, l.fp8_latent == ACT_FP8_POW2);
+        round_input(latent, c_.kv_lora_rank, l.latent_rounding);  // what kv_b_proj would multiply
         rotate(rope, token, l.rope);
         float* scales = l.key_scales ? l.key_scales + 2 * line + position : nullptr;
         store_position(c_.cache_dtype, key_tile, lane, 0, latent, c_.kv_lora_rank, scales);

@@ -18,8 +18,7 @@ struct Layer {
     const float *q_norm = nullptr, *k_norm = nullptr, *attention_sub_norm = nullptr, *feed_forward_sub_norm = nullptr;
     const float *q_a_norm = nullptr, *kv_a_norm = nullptr;
     int window = 0, rope = 0;
-    bool round_latent = false;
-    int fp8_latent = 0;
+    int latent_rounding = 0;  // EdgeActivation
     // The cache: [slot][head][tile][dim][16], and for int8 a scale for each position and segment.
     int capacity = 0;
     uint8_t *keys = nullptr, *values = nullptr;
