@@ -206,3 +206,35 @@ def test_a_packed_matrix_of_another_shape(quantized: Callable[..., Path], tmp_pa
     save_file(tensors, copy / "model.safetensors")
     with pytest.raises(ModelFolderError, match=r"up_proj.weight_shape.*holds \[192, 129\]"):
         engine(copy)
+
+
+@pytest.mark.parametrize("scheme", ["int8-all", "int4-all"])
+def test_perplexity_of_a_trained_model(tmp_path: Path, scheme: str) -> None:
+    """The native engine's, with inputs of 8 bits, is within 0.1 % of PyTorch's from the same folder."""
+    model = smidgen.build("elite-tiny", {**SIZES, "model.vocab_size": 64, "model.initialization.std": 0.1})
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2)
+    # Counting in steps of one to four: what comes next follows from the last two tokens.
+    draw = torch.Generator().manual_seed(0)
+
+    def batch(rows: int) -> torch.Tensor:
+        starts, steps = (torch.randint(low, high, (rows, 1), generator=draw) for low, high in ((0, 64), (1, 5)))
+        noise = torch.randint(0, 2, (rows, 33), generator=draw).cumsum(1)
+        return (starts + steps * torch.arange(33) + noise) % 64
+
+    def mean_loss(logits: torch.Tensor, ids: torch.Tensor) -> torch.Tensor:
+        return torch.nn.functional.cross_entropy(logits.flatten(0, 1), ids[:, 1:].flatten())
+
+    for _ in range(60):
+        ids = batch(16)
+        mean_loss(model.train()(ids[:, :-1]), ids).backward()
+        optimizer.step()
+        optimizer.zero_grad()
+    folder = tmp_path / "model"
+    smidgen.save(quantize(model.eval(), Quantization(**SCHEMES[scheme], activation_bits=8)), folder)
+    ids = batch(64)
+    native = smidgen.edge.load(folder, threads=1)
+    with torch.no_grad():
+        expected = mean_loss(smidgen.load(folder)(ids[:, :-1]), ids).exp().item()
+    result = torch.from_numpy(np.stack([native.forward(row[:-1].tolist()) for row in ids]))
+    assert expected < 20
+    assert mean_loss(result, ids).exp().item() == pytest.approx(expected, rel=1e-3)

@@ -53,6 +53,7 @@ class MappedWeights:
 
     def __init__(self, folder: Path) -> None:
         self._maps: list[tuple[int, int]] = []
+        self._unmap = library().edge_unmap  # at the end of a process, modules may be gone before this object
         self.tensors: dict[str, StoredTensor] = {}
         try:
             for path in _files(folder):
@@ -76,7 +77,7 @@ class MappedWeights:
     def close(self) -> None:
         """Give the files back; nothing may use the tensors after this."""
         while self._maps:
-            library().edge_unmap(*self._maps.pop())
+            self._unmap(*self._maps.pop())
         self.tensors = {}
 
 
