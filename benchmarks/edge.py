@@ -69,8 +69,8 @@ def measure_ours(folder: str, scheme: str, threads: int, tokens: int) -> dict[st
         steps += 1
     result["decode"] = steps / (time.perf_counter() - start)
     result["bytes"] = engine.weight_bytes
+    result["memory"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024  # before the buffer of the next line
     result["bandwidth"] = library().edge_read_bandwidth(256 << 20, threads, 3)
-    result["memory"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
     return result
 
 

@@ -160,6 +160,24 @@ void quantize_row(Packing& p, int row, uint8_t* tile, int r, const float* values
     pack_code_row(m, tile, r, codes);
 }
 
+// Four nibbles as four bytes.
+inline uint32_t spread_nibbles(uint32_t x) {
+    x = (x | (x << 8)) & 0x00ff00ffu;
+    return (x | (x << 4)) & 0x0f0f0f0fu;
+}
+
+// A row of stored int4 codes, whole runs of 32 columns (four words), into its lanes of a tile.
+void copy_int4_row(const EdgeMatrix& s, int row, uint8_t* tile, int r) {
+    const uint32_t* words = static_cast<const uint32_t*>(s.weight.data) + int64_t(row) * (s.cols / 8);
+    for (int c = 0; c < s.cols; c += 32, words += 4, tile += 256)
+        for (int j = 0; j < 4; j++) {
+            const int half = 16 * (j % 2);
+            const uint32_t low = (words[j / 2] >> half) & 0xffff, high = (words[2 + j / 2] >> half) & 0xffff;
+            const uint32_t four = spread_nibbles(low) | (spread_nibbles(high) << 4);
+            std::memcpy(tile + 64 * j + 4 * r, &four, 4);
+        }
+}
+
 // The codes of a row that is stored quantised in the wanted format already.
 void copy_row(Packing& p, int row, uint8_t* tile, int r, int16_t* codes) {
     const EdgeMatrix& s = p.source;
@@ -169,7 +187,10 @@ void copy_row(Packing& p, int row, uint8_t* tile, int r, int16_t* codes) {
         for (int c = 0; c < s.cols; c++) codes[c] = stored[c];
         p.row_scale[row] = read_float(s.scale, row);
     } else if (m.format == FMT_INT4) {
-        for (int c = 0; c < s.cols; c++) codes[c] = int16_t(int4_code(s, row, c));
+        const bool whole = s.cols % 32 == 0;
+        if (whole) copy_int4_row(s, row, tile, r);
+        else
+            for (int c = 0; c < s.cols; c++) codes[c] = int16_t(int4_code(s, row, c));
         for (int g = 0; g < m.groups; g++) {
             store_scale(m, tile, g, r, read_float(s.scale, int64_t(row) * m.groups + g));
             if (m.has_zeros) {
@@ -177,6 +198,7 @@ void copy_row(Packing& p, int row, uint8_t* tile, int r, int16_t* codes) {
                 zeros[g * kTile + r] = uint8_t(int4_zero(s, row, g));
             }
         }
+        if (whole) return;
     } else {
         for (int c = 0; c < s.cols; c++) {
             codes[c] = int16_t(ternary_code(s, row, c));
