@@ -159,7 +159,7 @@ def test_help_shows_an_example_and_every_field(capsys: pytest.CaptureFixture[str
         if path != "description":
             assert f"--{path}" in shown
             assert field.description is None or field.description.split()[0] in shown
-    assert re.search(r"--training\.precision +bf16 \| fp32", shown)
+    assert re.search(r"--training\.precision +auto \| bf16 \| fp32", shown)
     assert re.search(r"--training\.gradient_clip .*?\(default\s+1\.0\)", shown, re.DOTALL)
 
 
