@@ -87,7 +87,8 @@ def test_the_modelling_file_agrees_with_transformers_own_classes(
 ) -> None:
     decoder = parity.randomized(case.config)
     expected = parity.oracle(decoder, tmp_path / "theirs").double()
-    monkeypatch.setattr(model_folder, "architecture_of", lambda config: Own())
+    for module in (model_folder, architectures):
+        monkeypatch.setattr(module, "architecture_of", lambda config: Own())
     actual = parity.oracle(decoder, tmp_path / "own").double()
     assert type(actual).__name__ == "SmidgenForCausalLM"
     with torch.no_grad():

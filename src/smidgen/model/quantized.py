@@ -197,6 +197,6 @@ def refuse_training(model: ModelConfig, name: str) -> None:
     """Raise ConfigError where the model of `name` is quantised: its integers have no gradients."""
     if model.quantization is not None:
         raise ConfigError(
-            f"{name}: model.quantization.scheme = {model.quantization.scheme}: its integers are not trained; train "
-            "an adapter beside them (--tuning.lora.rank 16), or the model it was made from"
+            f"{name}: model.quantization.scheme = {model.quantization.scheme}: its integers are not trained; 'smidgen "
+            "quantize' makes them of a trained model, and an adapter (--tuning.lora.rank 16) is trained beside them"
         )
