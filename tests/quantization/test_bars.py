@@ -38,7 +38,7 @@ def trained(preset: str) -> Decoder:
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2)
     draw = torch.Generator().manual_seed(0)
     ids = characters()[:-4000]
-    for _ in range(110):
+    for _ in range(160):
         starts = torch.randint(0, len(ids) - LENGTH - 1, (16,), generator=draw)
         batch = torch.stack([ids[start : start + LENGTH + 1] for start in starts])
         F.cross_entropy(model(batch[:, :-1]).flatten(0, 1), batch[:, 1:].flatten()).backward()
