@@ -16,13 +16,13 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from smidgen.config import Lora, validate
-from smidgen.folders.architectures.fields import Fields, read_json
 from smidgen.folders.atomic import publish_folder
 from smidgen.folders.resolve import ADAPTER_CONFIG, resolve
 from smidgen.folders.weights import TensorFile
 from smidgen.model import Decoder
 from smidgen.model.lora import Adapter, adapter_tensors, adapters, attach, is_projection
 from smidgen.runtime.errors import ConfigError, ModelFolderError
+from smidgen.runtime.fields import Fields, read_json
 from smidgen.runtime.protocols import Tokenizer
 
 ADAPTER_WEIGHTS = "adapter_model.safetensors"

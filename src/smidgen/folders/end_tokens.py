@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from smidgen.folders.architectures.fields import read_json
+from smidgen.runtime.fields import read_json
 from smidgen.runtime.generation import end_of_turn_ids
 from smidgen.runtime.protocols import Tokenizer
 

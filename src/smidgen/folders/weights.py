@@ -13,11 +13,11 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from smidgen.config import ModelConfig
-from smidgen.folders.architectures.fields import read_json
 from smidgen.folders.memory import check_memory, structure_of
 from smidgen.model import Decoder
 from smidgen.model.quantized import StoredMatrix
 from smidgen.runtime.errors import ModelFolderError
+from smidgen.runtime.fields import read_json
 
 WEIGHTS = "model.safetensors"
 INDEX = "model.safetensors.index.json"

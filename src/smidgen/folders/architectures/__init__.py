@@ -6,12 +6,12 @@ from smidgen.config import ModelConfig, validate
 from smidgen.folders.architectures.base import Architecture, Tree
 from smidgen.folders.architectures.bitnet import BitNet
 from smidgen.folders.architectures.deepseek import DeepseekV3
-from smidgen.folders.architectures.fields import Fields, read_json
 from smidgen.folders.architectures.gemma import Gemma3
 from smidgen.folders.architectures.llama import Llama
 from smidgen.folders.architectures.own import REMOTE_FILES, Own
 from smidgen.folders.architectures.quantization import read_quantization, write_quantization
 from smidgen.runtime.errors import ConfigError, ModelFolderError
+from smidgen.runtime.fields import Fields, read_json
 
 __all__ = [
     "ARCHITECTURES",

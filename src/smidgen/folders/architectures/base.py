@@ -6,7 +6,7 @@ from abc import ABC, abstractmethod
 from typing import Any
 
 from smidgen.config import GroupedQueryAttention, ModelConfig
-from smidgen.folders.architectures.fields import Fields
+from smidgen.runtime.fields import Fields
 
 Tree = dict[str, Any]
 """An unvalidated model section, or the fields of a config.json."""

@@ -5,8 +5,8 @@ from __future__ import annotations
 from smidgen.config import GroupedQueryAttention, ModelConfig, TernaryLinear
 from smidgen.folders.architectures import base
 from smidgen.folders.architectures.base import HIDDEN_ACT, Architecture, Tree
-from smidgen.folders.architectures.fields import Fields
 from smidgen.folders.architectures.rope import read_rope, write_rope
+from smidgen.runtime.fields import Fields
 
 ONLINE_QUANTIZATION = {
     "quant_method": "bitnet",

@@ -5,9 +5,9 @@ from __future__ import annotations
 from smidgen.config import LatentAttention, ModelConfig
 from smidgen.folders.architectures import base
 from smidgen.folders.architectures.base import HIDDEN_ACT, Architecture, Tree
-from smidgen.folders.architectures.fields import Fields
 from smidgen.folders.architectures.rope import read_scaled_rope, read_yarn, write_rope
 from smidgen.model.attention import uses_yarn
+from smidgen.runtime.fields import Fields
 
 LATENT_NORM_EPS = 1e-6
 """transformers norms the latents with this, whatever rms_norm_eps is."""

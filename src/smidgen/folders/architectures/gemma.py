@@ -7,7 +7,7 @@ from typing import Any
 from smidgen.config import GroupedQueryAttention, ModelConfig
 from smidgen.folders.architectures import base
 from smidgen.folders.architectures.base import HIDDEN_ACT, NOT_IMPLEMENTED, Architecture, Tree
-from smidgen.folders.architectures.fields import Fields
+from smidgen.runtime.fields import Fields
 
 FULL, SLIDING = "full_attention", "sliding_attention"
 FULL_THETA, SLIDING_THETA = 1_000_000.0, 10_000.0

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from smidgen.config import ModelConfig
 from smidgen.folders.architectures.base import Architecture, Tree
-from smidgen.folders.architectures.fields import Fields
+from smidgen.runtime.fields import Fields
 
 REMOTE_FILES = ("configuration_smidgen.py", "linear_smidgen.py", "modeling_smidgen.py")
 """Files of `folders/remote` that go into the model folder."""

@@ -11,8 +11,8 @@ from typing import Any
 
 from smidgen.config import ModelConfig, Quantization
 from smidgen.folders.architectures.base import Tree
-from smidgen.folders.architectures.fields import Fields
 from smidgen.kernels.fp8 import BLOCK
+from smidgen.runtime.fields import Fields
 
 PROJECTIONS = r"re:.*layers\..*_proj(_with_mqa)?$"
 """Every projection of attention and feed-forward, and nothing else, in compressed-tensors' notation."""

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from smidgen.config import Yarn
 from smidgen.folders.architectures.base import NOT_IMPLEMENTED, Tree
-from smidgen.folders.architectures.fields import Fields
+from smidgen.runtime.fields import Fields
 
 
 def write_rope(theta: float, yarn: Yarn | None = None) -> Tree:

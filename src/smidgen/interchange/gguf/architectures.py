@@ -54,9 +54,29 @@ class GgufArchitecture(ABC):
     def own_metadata(self, model: ModelConfig) -> Tree:
         """The keys that not every architecture has."""
 
-    @abstractmethod
     def entries(self, model: ModelConfig) -> list[Entry]:
         """Every tensor."""
+        entries = layout.embedding_and_head(model, self.norm("model.norm", "output_norm"))
+        for i in range(model.num_layers):
+            ours, theirs = f"model.layers.{i}", f"blk.{i}"
+            entries += [
+                self.norm(f"{ours}.input_layernorm", f"{theirs}.attn_norm"),
+                *self.attention(model.attention, f"{ours}.self_attn", theirs),
+                *self.feed_forward(ours, theirs),
+            ]
+        return entries
+
+    def norm(self, ours: str, theirs: str) -> Entry:
+        """The weight of a norm."""
+        return layout.plain(ours, theirs)
+
+    def attention(self, attention: Any, ours: str, theirs: str) -> list[Entry]:
+        """The tensors of a layer's attention: grouped queries with projections as they are."""
+        return layout.grouped_query(ours, theirs)
+
+    def feed_forward(self, ours: str, theirs: str) -> list[Entry]:
+        """The tensors of a layer behind its attention."""
+        return [self.norm(f"{ours}.post_attention_layernorm", f"{theirs}.ffn_norm"), *layout.feed_forward(ours, theirs)]
 
     def read(self, metadata: Metadata) -> Tree:
         """The unvalidated model section. `tie_word_embeddings` and, where it is missing, `vocab_size` follow from the
@@ -114,22 +134,13 @@ class Llama(GgufArchitecture):
         assert isinstance(model.attention, GroupedQueryAttention)
         return _grouped_query_metadata(model.attention)
 
-    def entries(self, model: ModelConfig) -> list[Entry]:
-        attention = model.attention
-        assert isinstance(attention, GroupedQueryAttention)
-        entries = layout.embedding_and_head(model, layout.plain("model.norm", "output_norm"))
-        for i in range(model.num_layers):
-            ours, theirs = f"model.layers.{i}", f"blk.{i}"
-            entries += [
-                layout.plain(f"{ours}.input_layernorm", f"{theirs}.attn_norm"),
-                layout.rotary_rows(f"{ours}.self_attn.q_proj", f"{theirs}.attn_q", attention.num_heads),
-                layout.rotary_rows(f"{ours}.self_attn.k_proj", f"{theirs}.attn_k", attention.num_kv_heads),
-                layout.plain(f"{ours}.self_attn.v_proj", f"{theirs}.attn_v"),
-                layout.plain(f"{ours}.self_attn.o_proj", f"{theirs}.attn_output"),
-                layout.plain(f"{ours}.post_attention_layernorm", f"{theirs}.ffn_norm"),
-                *layout.feed_forward(ours, theirs),
-            ]
-        return entries
+    def attention(self, attention: GroupedQueryAttention, ours: str, theirs: str) -> list[Entry]:
+        query, key, *rest = super().attention(attention, ours, theirs)
+        return [
+            layout.rotary_rows(query, attention.num_heads),
+            layout.rotary_rows(key, attention.num_kv_heads),
+            *rest,
+        ]
 
     def own_section(self, metadata: Metadata) -> Tree:
         metadata.must_be("expert_count", (0,), "Smidgen has no mixtures of experts")
@@ -166,25 +177,22 @@ class Gemma3(GgufArchitecture):
             "rope.freq_base_swa": float(attention.rope_theta if sliding is None else sliding),
         }
 
-    def entries(self, model: ModelConfig) -> list[Entry]:
-        entries = layout.embedding_and_head(model, layout.plus_one("model.norm", "output_norm"))
-        for i in range(model.num_layers):
-            ours, theirs = f"model.layers.{i}", f"blk.{i}"
-            attention = f"{ours}.self_attn"
-            entries += [
-                layout.plus_one(f"{ours}.input_layernorm", f"{theirs}.attn_norm"),
-                layout.plain(f"{attention}.q_proj", f"{theirs}.attn_q"),
-                layout.plain(f"{attention}.k_proj", f"{theirs}.attn_k"),
-                layout.plain(f"{attention}.v_proj", f"{theirs}.attn_v"),
-                layout.plain(f"{attention}.o_proj", f"{theirs}.attn_output"),
-                layout.plus_one(f"{attention}.q_norm", f"{theirs}.attn_q_norm"),
-                layout.plus_one(f"{attention}.k_norm", f"{theirs}.attn_k_norm"),
-                layout.plus_one(f"{ours}.post_attention_layernorm", f"{theirs}.post_attention_norm"),
-                layout.plus_one(f"{ours}.pre_feedforward_layernorm", f"{theirs}.ffn_norm"),
-                layout.plus_one(f"{ours}.post_feedforward_layernorm", f"{theirs}.post_ffw_norm"),
-                *layout.feed_forward(ours, theirs),
-            ]
-        return entries
+    def norm(self, ours: str, theirs: str) -> Entry:
+        return layout.plus_one(ours, theirs)
+
+    def attention(self, attention: GroupedQueryAttention, ours: str, theirs: str) -> list[Entry]:
+        return [
+            *super().attention(attention, ours, theirs),
+            *(self.norm(f"{ours}.{name}_norm", f"{theirs}.attn_{name}_norm") for name in "qk"),
+        ]
+
+    def feed_forward(self, ours: str, theirs: str) -> list[Entry]:
+        return [
+            self.norm(f"{ours}.post_attention_layernorm", f"{theirs}.post_attention_norm"),
+            self.norm(f"{ours}.pre_feedforward_layernorm", f"{theirs}.ffn_norm"),
+            self.norm(f"{ours}.post_feedforward_layernorm", f"{theirs}.post_ffw_norm"),
+            *layout.feed_forward(ours, theirs),
+        ]
 
     def own_section(self, metadata: Metadata) -> Tree:
         metadata.must_be("final_logit_softcapping", (0.0,), "Smidgen does not implement it")
@@ -214,7 +222,7 @@ class Gemma3(GgufArchitecture):
 
 
 def _sliding_pattern(metadata: Metadata, num_layers: int) -> list[str]:
-    flags = metadata.values_of("attention.sliding_window_pattern")
+    flags = metadata.value_of("attention.sliding_window_pattern")
     if flags is None or isinstance(flags, int):
         period = 6 if flags is None else flags
         flags = [bool(period) and (i + 1) % period != 0 for i in range(num_layers)]
@@ -272,35 +280,25 @@ class Deepseek2(GgufArchitecture):
             }
         return tree
 
-    def entries(self, model: ModelConfig) -> list[Entry]:
-        attention = model.attention
-        assert isinstance(attention, LatentAttention)
-        entries = layout.embedding_and_head(model, layout.plain("model.norm", "output_norm"))
-        for i in range(model.num_layers):
-            ours, theirs = f"model.layers.{i}", f"blk.{i}"
-            mixing = f"{ours}.self_attn"
-            if attention.q_lora_rank:
-                query = [
-                    layout.plain(f"{mixing}.q_a_proj", f"{theirs}.attn_q_a"),
-                    layout.plain(f"{mixing}.q_a_layernorm", f"{theirs}.attn_q_a_norm"),
-                    layout.plain(f"{mixing}.q_b_proj", f"{theirs}.attn_q_b"),
-                ]
-            else:
-                query = [layout.plain(f"{mixing}.q_proj", f"{theirs}.attn_q")]
-            entries += [
-                layout.plain(f"{ours}.input_layernorm", f"{theirs}.attn_norm"),
-                *query,
-                layout.plain(f"{mixing}.kv_a_proj_with_mqa", f"{theirs}.attn_kv_a_mqa"),
-                layout.plain(f"{mixing}.kv_a_layernorm", f"{theirs}.attn_kv_a_norm"),
-                layout.latent_expansion(f"{mixing}.kv_b_proj", theirs, attention),
-                layout.plain(f"{mixing}.o_proj", f"{theirs}.attn_output"),
-                layout.plain(f"{ours}.post_attention_layernorm", f"{theirs}.ffn_norm"),
-                *layout.feed_forward(ours, theirs),
+    def attention(self, attention: LatentAttention, ours: str, theirs: str) -> list[Entry]:
+        if attention.q_lora_rank:
+            query = [
+                layout.plain(f"{ours}.q_a_proj", f"{theirs}.attn_q_a"),
+                layout.plain(f"{ours}.q_a_layernorm", f"{theirs}.attn_q_a_norm"),
+                layout.plain(f"{ours}.q_b_proj", f"{theirs}.attn_q_b"),
             ]
-        return entries
+        else:
+            query = [layout.plain(f"{ours}.q_proj", f"{theirs}.attn_q")]
+        return [
+            *query,
+            layout.plain(f"{ours}.kv_a_proj_with_mqa", f"{theirs}.attn_kv_a_mqa"),
+            layout.plain(f"{ours}.kv_a_layernorm", f"{theirs}.attn_kv_a_norm"),
+            layout.latent_expansion(f"{ours}.kv_b_proj", theirs, attention),
+            layout.plain(f"{ours}.o_proj", f"{theirs}.attn_output"),
+        ]
 
     def read(self, metadata: Metadata) -> Tree:
-        if metadata.values_of("rope.scaling.type") != "yarn":
+        if metadata.value_of("rope.scaling.type") != "yarn":
             return super().read(metadata)
         return super().read(metadata.without("rope.scaling.type", "rope.scaling.factor"))
 
@@ -319,7 +317,7 @@ class Deepseek2(GgufArchitecture):
             metadata.refuse("attention.key_length_mla", f"must exceed rope.dimension_count {rope}")
         max_seq_len = metadata.integer("context_length")
         yarn: Tree = {"original_max_seq_len": max(max_seq_len, 4096)}
-        if metadata.values_of("rope.scaling.original_context_length") is not None:
+        if metadata.value_of("rope.scaling.original_context_length") is not None:
             yarn = {
                 "original_max_seq_len": metadata.integer("rope.scaling.original_context_length"),
                 "factor": metadata.original.number("rope.scaling.factor"),
@@ -358,21 +356,17 @@ class BitNet(GgufArchitecture):
             "rope.scaling.factor": 1.0,
         }
 
-    def entries(self, model: ModelConfig) -> list[Entry]:
-        entries = layout.embedding_and_head(model, layout.plain("model.norm", "output_norm"))
-        for i in range(model.num_layers):
-            ours, theirs = f"model.layers.{i}", f"blk.{i}"
-            attention = f"{ours}.self_attn"
-            entries += [
-                layout.plain(f"{ours}.input_layernorm", f"{theirs}.attn_norm"),
-                *(layout.plain(f"{attention}.{name}_proj", f"{theirs}.attn_{name}") for name in "qkv"),
-                layout.plain(f"{attention}.attn_sub_norm", f"{theirs}.attn_sub_norm"),
-                layout.plain(f"{attention}.o_proj", f"{theirs}.attn_output"),
-                layout.plain(f"{ours}.post_attention_layernorm", f"{theirs}.ffn_norm"),
-                layout.plain(f"{ours}.mlp.ffn_sub_norm", f"{theirs}.ffn_sub_norm"),
-                *layout.feed_forward(ours, theirs),
-            ]
-        return entries
+    def attention(self, attention: GroupedQueryAttention, ours: str, theirs: str) -> list[Entry]:
+        return [
+            *super().attention(attention, ours, theirs),
+            self.norm(f"{ours}.attn_sub_norm", f"{theirs}.attn_sub_norm"),
+        ]
+
+    def feed_forward(self, ours: str, theirs: str) -> list[Entry]:
+        return [
+            *super().feed_forward(ours, theirs),
+            self.norm(f"{ours}.mlp.ffn_sub_norm", f"{theirs}.ffn_sub_norm"),
+        ]
 
     def own_section(self, metadata: Metadata) -> Tree:
         return {

@@ -50,7 +50,7 @@ def read_config(file: GgufFile) -> tuple[GgufArchitecture, ModelConfig]:
     if "split.count" in metadata and metadata["split.count"] != 1:
         raise InterchangeError(f"{file.path}: is one part of several; join them with llama-gguf-split --merge")
     architecture = BY_NAME[name]
-    fields = Metadata(metadata, f"{name}.", str(file.path))
+    fields = Metadata(metadata, str(file.path), f"{name}.")
     embedding = file.tensors.get("token_embd.weight")
     if embedding is None or len(embedding.shape) != 2:
         raise InterchangeError(f"{file.path}: tensor 'token_embd.weight' is missing; Smidgen reads whole models")

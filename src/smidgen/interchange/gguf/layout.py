@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -37,7 +37,7 @@ def plain(ours: str, theirs: str) -> Entry:
     return Entry(f"{ours}.weight", (f"{theirs}.weight",))
 
 
-def rotary_rows(ours: str, theirs: str, num_heads: int) -> Entry:
+def rotary_rows(entry: Entry, num_heads: int) -> Entry:
     """A query or key projection: we pair row i of a head with row i + d/2, GGUF's llama pairs neighbours."""
 
     def interleave(weight: Tensor) -> tuple[Tensor, ...]:
@@ -47,7 +47,7 @@ def rotary_rows(ours: str, theirs: str, num_heads: int) -> Entry:
         (weight,) = weights
         return weight.unflatten(0, (num_heads, -1, 2)).transpose(1, 2).reshape(weight.shape)
 
-    return Entry(f"{ours}.weight", (f"{theirs}.weight",), interleave, halves)
+    return replace(entry, split=interleave, join=halves)
 
 
 def plus_one(ours: str, theirs: str) -> Entry:
@@ -75,6 +75,14 @@ def embedding_and_head(model: ModelConfig, norm: Entry) -> list[Entry]:
     """The tensors outside the layers."""
     head = [] if model.tie_word_embeddings else [plain("lm_head", "output")]
     return [plain("model.embed_tokens", "token_embd"), norm, *head]
+
+
+def grouped_query(ours: str, theirs: str) -> list[Entry]:
+    """The projections of attention: query, key, value, output."""
+    return [
+        *(plain(f"{ours}.{name}_proj", f"{theirs}.attn_{name}") for name in "qkv"),
+        plain(f"{ours}.o_proj", f"{theirs}.attn_output"),
+    ]
 
 
 def feed_forward(ours: str, theirs: str) -> list[Entry]:
