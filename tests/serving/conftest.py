@@ -34,7 +34,12 @@ def engine_maker(randomized_decoder: Callable[..., Any], tokenizer: Tokenizer) -
     }
     decoder = randomized_decoder("elite-tiny", overrides)
     assert tokenizer.eos_id is not None
-    return lambda **options: TorchEngine(decoder, (tokenizer.eos_id,), **options)
+
+    def make(**options: Any) -> TorchEngine:
+        return TorchEngine(decoder, (tokenizer.eos_id,), **options)
+
+    make.decoder = decoder  # type: ignore[attr-defined]
+    return make
 
 
 @pytest.fixture(scope="session")
@@ -58,7 +63,7 @@ class ScriptedEngine:
 
     def __init__(self, vocab_size: int, batch: int = 2, context: int = 1000, paced: bool = False) -> None:
         self._info = EngineInfo("scripted", vocab_size, context, (), 1, batch)
-        self._requests: dict[int, Script] = {}
+        self.requests: dict[int, Script] = {}
         self._number = 0
         self.pace = threading.Semaphore(0) if paced else None
         self.steps = 0
@@ -74,28 +79,28 @@ class ScriptedEngine:
         if len(ids) + params.max_new_tokens > self._info.max_seq_len:
             raise ContextLengthError("too long")
         self._number += 1
-        self._requests[self._number] = Script(list(ids), params)
+        self.requests[self._number] = Script(list(ids), params)
         return self._number
 
     def step(self) -> list[Event]:
-        if self.pace is not None and self._requests:
+        if self.pace is not None and self.requests:
             self.pace.acquire(timeout=10)
-        if self._requests and self.failures:
+        if self.requests and self.failures:
             self.failures -= 1
             raise RuntimeError("the engine is scripted to fail")
         self.steps += 1
         events = []
-        for number, request in list(self._requests.items())[: self._info.max_batch_size]:
+        for number, request in list(self.requests.items())[: self._info.max_batch_size]:
             request.count += 1
             token = 65 + (request.ids[-1] + request.count) % 26
             finish: Any = "length" if request.count == request.params.max_new_tokens else None
             if finish:
-                del self._requests[number]
+                del self.requests[number]
             events.append(Event(number, token, finish, -1.0 if request.params.logprobs is not None else None))
         return events
 
     def cancel(self, request: int) -> None:
-        if self._requests.pop(request, None) is not None:
+        if self.requests.pop(request, None) is not None:
             self.cancelled.append(request)
 
 

@@ -67,7 +67,13 @@ CHAT: dict[str, list[Any]] = {
     "response_format": [{"type": "text"}],
     "tools": [[], None],
 }
-LEGACY: dict[str, list[Any]] = {"logprobs": [0, 2], "echo": [True, False], "best_of": [1, 2], "suffix": [None, ""]}
+LEGACY: dict[str, list[Any]] = {
+    "logprobs": [0, 2],
+    "echo": [True, False],
+    "best_of": [1, 2],
+    "suffix": [None, ""],
+    "max_tokens": [0, 2],
+}
 MESSAGES: list[Any] = [
     [{"role": "user", "content": "What is a dog?"}],
     [{"role": "developer", "content": "A dog."}, {"role": "user", "content": [{"type": "text", "text": "What?"}]}],

@@ -93,8 +93,13 @@ def test_deadlines(tokenizer: Tokenizer, scripted_type: Any) -> None:
     engine = scripted_type(tokenizer.vocab_size, batch=1, paced=True)
     settings = ServerSettings(port=0, request_timeout=0.3)
     with running(engine, tokenizer, "tiny", settings) as url:
-        timer = threading.Timer(0.4, lambda: engine.pace.release(1))
-        timer.start()
+
+        def release_late() -> None:
+            """After the deadline of the request that the engine is about to get."""
+            wait_for(lambda: bool(engine.requests))
+            threading.Timer(0.4, lambda: engine.pace.release(1)).start()
+
+        threading.Thread(target=release_late).start()
         response = httpx.post(f"{url}/v1/completions", json=BODY)
         assert (response.status_code, response.json()["error"]["code"]) == (503, "deadline")
         assert "retry-after" in response.headers

@@ -71,7 +71,7 @@ def open_engine(
             raise SmidgenError(f"speculate = {speculate}: the edge engine makes no drafts; use --engine torch")
         return _open_edge(model, device, precision, max_batch_size, max_seq_len, threads)
     if importlib.util.find_spec("torch") is None:
-        raise MissingDependencyError("torch", "train", "the torch engine")
+        raise MissingDependencyError("torch", "train", "without --engine edge this command")
     return _open_torch(model, device, precision, max_batch_size, max_seq_len, threads, speculate)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import ctypes as c
 import random
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Generator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, overload
@@ -17,6 +17,7 @@ from smidgen.edge.safetensors import MappedWeights
 from smidgen.runtime.errors import ContextLengthError, SmidgenError, TokenizerError
 from smidgen.runtime.protocols import EngineInfo, Event, FinishReason, Tokenizer
 from smidgen.runtime.sampling import SamplingParams
+from smidgen.runtime.scoring import TokenScore, score_rows
 
 if TYPE_CHECKING:
     import numpy as np
@@ -64,6 +65,12 @@ class _Slot:
     request: _Request | None = None
     tokens: list[int] = field(default_factory=list)
     """What the cache holds, also after the request has ended: a later prompt that begins alike goes on from there."""
+    is_scoring: bool = False
+    """Whether a text is being scored in it."""
+
+    @property
+    def is_free(self) -> bool:
+        return self.request is None and not self.is_scoring
 
 
 class EdgeEngine:
@@ -161,19 +168,50 @@ class EdgeEngine:
         self._check_prompt(tokens)
         if len(tokens) > self._info.max_seq_len:
             raise ContextLengthError(f"{len(tokens)} tokens exceed the context of {self._info.max_seq_len}")
-        if any(slot.request is not None for slot in self._slots):
+        if not all(slot.is_free for slot in self._slots):
             raise EdgeError("forward: requests are active; finish or cancel them first")
         result = np.empty((len(tokens), self._info.vocab_size), np.float32)
         self._truncate(0, 0)
         for start in range(0, len(tokens), self._chunk):
-            part = tokens[start : start + self._chunk]
-            count = len(part)
-            for index, token in enumerate(part):
-                self._ids[index], self._slot_ids[index], self._wanted[index] = token, 0, 1
-            out = result[start:].ctypes.data_as(c.POINTER(c.c_float))
-            self._check(self._library.edge_forward(self._handle, count, self._ids, self._slot_ids, self._wanted, out))
-        self._slots[0].tokens = tokens
+            self._forward_part(0, tokens[start : start + self._chunk], result[start:])
         return result
+
+    def _forward_part(self, slot: int, part: list[int], out: np.ndarray[Any, np.dtype[np.float32]]) -> None:
+        """Feed up to a chunk of tokens to a slot; writes the logits at each, [T, V], to the beginning of `out`."""
+        for index, token in enumerate(part):
+            self._ids[index], self._slot_ids[index], self._wanted[index] = token, slot, 1
+        pointer = out.ctypes.data_as(c.POINTER(c.c_float))
+        self._check(
+            self._library.edge_forward(self._handle, len(part), self._ids, self._slot_ids, self._wanted, pointer)
+        )
+        self._slots[slot].tokens += part
+
+    def can_score(self) -> bool:
+        """Whether a slot is free."""
+        return any(slot.is_free for slot in self._slots)
+
+    def score(self, ids: Sequence[int], top: int) -> Generator[list[TokenScore]]:
+        """The scores of `ids[1:]` in pieces, in a slot that is free; see `Scorer.score`."""
+        import numpy as np
+
+        tokens = list(ids)
+        self._check_prompt(tokens)
+        if len(tokens) > self._info.max_seq_len:
+            raise ContextLengthError(f"{len(tokens)} tokens exceed the context of {self._info.max_seq_len}")
+        free = [index for index, slot in enumerate(self._slots) if slot.is_free]
+        if not free:
+            raise EdgeError("score: every slot runs a request; take some steps first")
+        index = min(free, key=lambda i: len(self._slots[i].tokens))  # others may begin as later prompts do
+        self._slots[index].is_scoring = True
+        try:
+            self._truncate(index, 0)
+            out = np.empty((self._chunk, self._info.vocab_size), np.float32)
+            for start in range(0, len(tokens) - 1, self._chunk):
+                part = tokens[start : min(start + self._chunk, len(tokens) - 1)]
+                self._forward_part(index, part, out)
+                yield score_rows(out[: len(part)], tokens[start + 1 : start + 1 + len(part)], top)
+        finally:
+            self._slots[index].is_scoring = False
 
     def submit(self, ids: Sequence[int], params: SamplingParams) -> int:
         """Queue a prompt of at least one token; returns the request's number.
@@ -255,7 +293,7 @@ class EdgeEngine:
 
     def _admit(self) -> None:
         """Give free slots to waiting requests, each the one that holds most of its beginning."""
-        free = [index for index, slot in enumerate(self._slots) if slot.request is None]
+        free = [index for index, slot in enumerate(self._slots) if slot.is_free]
         while free and self._waiting:
             request = self._waiting.popleft()
             history = request.prompt

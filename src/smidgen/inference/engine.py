@@ -6,7 +6,7 @@ B rows, T tokens fed to a row in one pass (the longest; shorter ones are padded)
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -19,10 +19,12 @@ from smidgen.inference.fused import fuse
 from smidgen.inference.lookup import PromptLookup
 from smidgen.inference.rows import Request, Rows
 from smidgen.inference.sampling import Choice, Sampler, is_plainly_greedy, not_finite
+from smidgen.inference.scoring import score
 from smidgen.model import Cache, Decoder, count_parameters
 from smidgen.runtime.errors import ContextLengthError, TokenizerError
 from smidgen.runtime.protocols import EngineInfo, Event, FinishReason
 from smidgen.runtime.sampling import SamplingError, SamplingParams
+from smidgen.runtime.scoring import TokenScore
 
 RING_SLACK = 64
 """Positions that sliding layers keep beyond their window: a prompt that leaves an earlier one so many tokens before its
@@ -119,12 +121,7 @@ class TorchEngine:
         prompt = list(ids)
         if not prompt:
             raise TokenizerError("the prompt has no tokens; begin with the tokenizer's bos or eos token")
-        for token in (min(prompt), max(prompt), *(token for token, _ in params.logit_bias)):
-            if not 0 <= token < self._info.vocab_size:
-                raise TokenizerError(
-                    f"token id {token} is outside the model's vocabulary of {self._info.vocab_size}; "
-                    "use the tokenizer that the model was trained with"
-                )
+        self._check_ids(min(prompt), max(prompt), *(token for token, _ in params.logit_bias))
         if params.overflow == "error" and len(prompt) + params.max_new_tokens > self._info.max_seq_len:
             raise ContextLengthError(
                 f"{len(prompt)} prompt tokens + max_new_tokens = {params.max_new_tokens} exceed the context of "
@@ -136,6 +133,25 @@ class TorchEngine:
         ends = frozenset((*own_ends, *params.stop_token_ids))
         self._waiting.append(Request(self._count, prompt, params, ends, is_plainly_greedy(params)))
         return self._count
+
+    def can_score(self) -> bool:
+        """Always: scoring has a cache of its own."""
+        return True
+
+    def score(self, ids: Sequence[int], top: int) -> Generator[list[TokenScore]]:
+        """The scores of `ids[1:]` in pieces; see `Scorer.score`."""
+        if len(ids) > self._info.max_seq_len:
+            raise ContextLengthError(f"{len(ids)} tokens exceed the context of {self._info.max_seq_len}")
+        self._check_ids(*ids)
+        return score(self._model, ids, top, self._prefill_chunk, self._mode)
+
+    def _check_ids(self, *ids: int) -> None:
+        for token in ids:
+            if not 0 <= token < self._info.vocab_size:
+                raise TokenizerError(
+                    f"token id {token} is outside the model's vocabulary of {self._info.vocab_size}; "
+                    "use the tokenizer that the model was trained with"
+                )
 
     def cancel(self, request: int) -> None:
         """End a request; its last event comes with the next `step`. Unknown or finished requests are ignored."""

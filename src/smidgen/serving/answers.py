@@ -12,26 +12,40 @@ from typing import Any
 from smidgen.runtime.detokenizer import ByteTokenizer, Detokenizer
 from smidgen.runtime.generation import Chunk
 from smidgen.runtime.protocols import FinishReason, Tokenizer
+from smidgen.runtime.scoring import TokenScore
 
 
 @dataclass(frozen=True, slots=True)
 class TokenEntry:
-    """A token of the answer's text with its log-probabilities."""
+    """A token of a text with its log-probabilities."""
 
     token: int
-    logprob: float
+    logprob: float | None
+    """None for the first token of a prompt, which has no place to be predicted from."""
     top: tuple[tuple[int, float], ...]
     offset: int
-    """Where its text begins, in characters of the answer."""
+    """Where its text begins, in characters."""
+
+
+def prompt_entries(tokenizer: Tokenizer, prompt: Sequence[int], scores: Sequence[TokenScore]) -> list[TokenEntry]:
+    """The entries of an echoed prompt, whose tokens but the first have `scores`."""
+    assert len(scores) == len(prompt) - 1
+    detokenizer, offset, entries = Detokenizer(tokenizer), 0, []
+    for token, score in zip(prompt, [None, *scores], strict=True):
+        entries.append(TokenEntry(token, score and score.logprob, score.top_logprobs if score else (), offset))
+        offset += len(detokenizer.push(token))
+    return entries
 
 
 class TokenLedger:
     """Gives out each token's entry together with its text, so that the tokens of a piece spell the piece.
 
-    A token whose text is held back waits; one that lies behind a stop string never comes, nor do end tokens.
+    A token whose text is held back waits; one that lies behind a stop string never comes, nor do end tokens unless
+    `with_end` asks for them. `begin`: characters before the answer, from which offsets count.
     """
 
-    def __init__(self, tokenizer: Tokenizer, prompt: Sequence[int]) -> None:
+    def __init__(self, tokenizer: Tokenizer, prompt: Sequence[int], begin: int = 0, with_end: bool = False) -> None:
+        self._begin, self._with_end = begin, with_end
         self._detokenizer = Detokenizer(tokenizer)
         if prompt and prompt[-1] not in tokenizer.special_tokens.values():
             self._detokenizer.push(prompt[-1])
@@ -40,14 +54,15 @@ class TokenLedger:
 
     def push(self, chunk: Chunk, ended_by_token: bool) -> list[TokenEntry]:
         """Entries that come with this chunk; `ended_by_token`: its token is an end token, which is no text."""
-        if chunk.token is not None and not ended_by_token:
+        if chunk.token is not None and (self._with_end or not ended_by_token):
             assert chunk.logprob is not None
-            self._held.append(TokenEntry(chunk.token, chunk.logprob, chunk.top_logprobs, self._raw))
-            self._raw += len(self._detokenizer.push(chunk.token))
+            self._held.append(TokenEntry(chunk.token, chunk.logprob, chunk.top_logprobs, self._begin + self._raw))
+            if not ended_by_token:
+                self._raw += len(self._detokenizer.push(chunk.token))
         self._shown += len(chunk.text)
         cut = chunk.finish_reason == "stop" and not ended_by_token
         ends = chunk.finish_reason is not None and not cut
-        ready = [entry for entry in self._held if ends or entry.offset < self._shown]
+        ready = [entry for entry in self._held if ends or entry.offset - self._begin < self._shown]
         self._held = self._held[len(ready) :]
         return ready
 
@@ -164,7 +179,8 @@ class ChatShape(Shape):
         ]
         return {"content": content, "refusal": None}
 
-    def _token(self, token: int, logprob: float) -> dict[str, Any]:
+    def _token(self, token: int, logprob: float | None) -> dict[str, Any]:
+        assert logprob is not None
         return {
             "token": self.token_text(token),
             "logprob": finite(logprob),
@@ -198,12 +214,20 @@ class CompletionShape(Shape):
             return None
         return {
             "tokens": [self.token_text(entry.token) for entry in entries],
-            "token_logprobs": [finite(entry.logprob) for entry in entries],
-            "top_logprobs": [
-                {self.token_text(token): finite(logprob) for token, logprob in entry.top} for entry in entries
-            ],
+            "token_logprobs": [None if entry.logprob is None else finite(entry.logprob) for entry in entries],
+            "top_logprobs": [self._top(entry) for entry in entries],
             "text_offset": [entry.offset for entry in entries],
         }
+
+    def _top(self, entry: TokenEntry) -> dict[str, float] | None:
+        """The likeliest tokens and, as the interface has it, the token itself; of equal texts the likeliest stays."""
+        if entry.logprob is None:
+            return None
+        tokens = (*entry.top, (entry.token, entry.logprob))
+        top: dict[str, float] = {}
+        for token, logprob in tokens if entry.top else ():
+            top.setdefault(self.token_text(token), finite(logprob))
+        return top
 
 
 def finite(logprob: float) -> float:

@@ -20,9 +20,10 @@ from starlette.routing import Route
 
 from smidgen.runtime.errors import SmidgenError
 from smidgen.runtime.generation import Chunk, end_of_turn_ids
-from smidgen.runtime.protocols import Engine, Tokenizer
+from smidgen.runtime.protocols import Engine, FinishReason, Tokenizer
+from smidgen.runtime.scoring import Scorer
 from smidgen.serving import page
-from smidgen.serving.answers import ChatShape, CompletionShape, Shape, TokenLedger, Usage
+from smidgen.serving.answers import ChatShape, CompletionShape, Shape, TokenEntry, TokenLedger, Usage, prompt_entries
 from smidgen.serving.errors import ApiError
 from smidgen.serving.fields import parse_object, shown
 from smidgen.serving.guard import App, Guard, Receive, Scope, Send
@@ -47,6 +48,8 @@ MAX_ANSWERS = 64
 PARSERS = 2
 """Threads that check and tokenize requests."""
 
+_ENCODER = json.JSONEncoder(ensure_ascii=False, allow_nan=False, separators=(",", ":"))
+
 Parser = Callable[[dict[str, Any], Tokenizer, Facts], GenerationRequest]
 
 
@@ -67,6 +70,7 @@ class Service:
             context=info.max_seq_len,
             max_choices=settings.max_choices,
             max_answers=min(self.runner.capacity, MAX_ANSWERS),
+            scores_prompts=isinstance(engine, Scorer),
             end_of_turn=end_of_turn_ids(tokenizer) if tokenizer.chat_template else (),
         )
         self._info = info
@@ -175,7 +179,9 @@ class Service:
         body = await self._body(request)
         checked = await self._in_parser(parse, body, self._tokenizer, self._facts)
         prompts, params = checked.answers
-        generation = Generation(prompts, params, begun + self._settings.request_timeout)
+        scores = checked.params.logprobs if checked.echo else None
+        deadline = begun + self._settings.request_timeout
+        generation = Generation(prompts, params, deadline, scores, checked.only_echo)
         try:
             self.runner.submit(generation)
         except (Overloaded, Closing, EngineFailed) as error:
@@ -250,7 +256,12 @@ class _Answering:
         self._completion_tokens = 0
         count = len(generation.prompts)
         wants = checked.params.logprobs is not None
-        self._ledgers = [TokenLedger(service._tokenizer, prompt) if wants else None for prompt in generation.prompts]
+        tokenizer = service._tokenizer
+        self._echoed = [tokenizer.decode(prompt) if checked.echo else "" for prompt in generation.prompts]
+        self._ledgers = [
+            TokenLedger(tokenizer, prompt, len(echoed), with_end=checked.echo) if wants else None
+            for prompt, echoed in zip(generation.prompts, self._echoed, strict=True)
+        ]
         self._end_ids = set(checked.params.stop_token_ids)
         if not checked.params.ignore_eos:
             self._end_ids |= set(service._info.eos_ids)
@@ -276,10 +287,12 @@ class _Answering:
         finally:
             watcher.cancel()
         self.end()
-        choices = [
-            self._shape.choice(i, self._echoed(i) + self._texts[i], self._finish[i], self._entries[i])
-            for i in range(len(self._texts))
-        ]
+        choices = []
+        for i, (echoed, text) in enumerate(zip(self._echoed, self._texts, strict=True)):
+            entries = self._entries[i]
+            if entries is not None:
+                entries = [*self._prompt_entries(i), *entries]
+            choices.append(self._shape.choice(i, echoed + text, self._finish[i], entries))
         return _json(self._shape.whole(choices, self._usage()))
 
     async def _unless(self, watcher: asyncio.Future[None], awaitable: Any) -> Any:
@@ -297,8 +310,8 @@ class _Answering:
         while (await self._receive())["type"] != "http.disconnect":
             pass
 
-    def _take(self, chunks: list[Chunk]) -> list[tuple[int, str, Any]]:
-        """Note what a step brought; the same as index, text and entries."""
+    def _take(self, chunks: list[Chunk]) -> list[tuple[int, str, Any, FinishReason | None]]:
+        """Note what steps brought; the same as index, text, entries and finish reason."""
         pieces = []
         for chunk in chunks:
             index, entries = chunk.index, None
@@ -310,13 +323,15 @@ class _Answering:
             self._finish[index] = chunk.finish_reason
             if not self._checked.stream:
                 self._texts[index] += chunk.text
-            pieces.append((index, chunk.text, entries))
+            pieces.append((index, chunk.text, entries, chunk.finish_reason))
         return pieces
 
-    def _echoed(self, index: int) -> str:
+    def _prompt_entries(self, index: int) -> list[TokenEntry]:
+        """Of an echoed prompt; call it when the first chunks are there."""
         if not self._checked.echo:
-            return ""
-        return self._service._tokenizer.decode(self._generation.prompts[index])
+            return []
+        prompt = tuple(self._generation.prompts[index])
+        return prompt_entries(self._service._tokenizer, prompt, self._generation.scores[prompt])
 
     def _usage(self) -> Usage:
         return Usage(sum(map(len, self._checked.prompts)), self._completion_tokens)
@@ -335,32 +350,39 @@ class _Answering:
         """The stream, event by event."""
         shape, with_usage = self._shape, self._checked.include_usage
         event = partial(_event, shape, with_usage)
+        frames: dict[int, tuple[bytes, bytes]] = {}
+        out = b""
         for index in range(len(self._generation.prompts)):
             opening = shape.opening(index)
             if opening is not None:
-                yield event(opening)
+                out += event(opening)
             if self._checked.echo:
-                yield event(shape.piece(index, self._echoed(index), None))
+                entries = None if self._entries[index] is None else self._prompt_entries(index)
+                out += event(shape.piece(index, self._echoed[index], entries))
         chunks = first
         try:
             while True:
-                out = b""
-                for index, text, entries in self._take(chunks):
-                    if text or entries:
-                        out += event(shape.piece(index, text, entries))
-                    if self._finish[index] is not None:
-                        out += event(shape.closing(index, self._finish[index]))
-                if out:
-                    yield out
+                for index, text, entries, finish in self._take(chunks):
+                    if entries is not None:
+                        out += event(shape.piece(index, text, entries)) if text or entries else b""
+                    elif text:
+                        if index not in frames:
+                            frames[index] = _frame(event(shape.piece(index, _MARK, None)))
+                        out += frames[index][0] + _encode(text) + frames[index][1]
+                    if finish is not None:
+                        out += event(shape.closing(index, finish))
                 if None not in self._finish:
                     break
+                if out:
+                    yield out
+                    out = b""
                 chunks = await anext(self._arrivals)
         except (DeadlineExceeded, EngineFailed, Closing, SmidgenError) as error:
             yield _data(self._service._as_api_error(error).body)
             return
         if with_usage:
-            yield _data(shape.chunk(None, self._usage(), True))
-        yield b"data: [DONE]\n\n"
+            out += _data(shape.chunk(None, self._usage(), True))
+        yield out + b"data: [DONE]\n\n"
 
 
 class _Stream(Response):
@@ -371,12 +393,23 @@ class _Stream(Response):
         del self.headers["content-length"]
         self._answering = answering
         self._first = first
+        self._sending_since: float | None = None
+        """When the client was offered what it has not taken yet, by `time.monotonic`."""
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         sender = asyncio.ensure_future(self._send(send))
         watcher = asyncio.ensure_future(self._answering._disconnected())
         try:
-            await asyncio.wait({sender, watcher}, return_when=asyncio.FIRST_COMPLETED)
+            # One watch a stream: a timer for every token would cost more than making it into an event.
+            timeout = self._answering._service._settings.body_timeout
+            done: set[Any] = set()
+            while not done:
+                since = self._sending_since
+                if since is not None and time.monotonic() - since > timeout:
+                    raise TimeoutError
+                done, _ = await asyncio.wait(
+                    {sender, watcher}, timeout=timeout / 2, return_when=asyncio.FIRST_COMPLETED
+                )
             if sender.done():
                 sender.result()
         finally:
@@ -385,12 +418,22 @@ class _Stream(Response):
             self._answering.end()
 
     async def _send(self, send: Send) -> None:
-        timeout = self._answering._service._settings.body_timeout
         await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
         async for event in self._answering.events(self._first):
-            async with asyncio.timeout(timeout):
-                await send({"type": "http.response.body", "body": event, "more_body": True})
+            self._sending_since = time.monotonic()
+            await send({"type": "http.response.body", "body": event, "more_body": True})
+            self._sending_since = None
         await send({"type": "http.response.body", "body": b"", "more_body": False})
+
+
+_MARK = "\0"
+"""A text that no event holds elsewhere."""
+
+
+def _frame(event: bytes) -> tuple[bytes, bytes]:
+    """What stands before and behind the text of an event whose text is the mark: it is the same for every token."""
+    before, _, behind = event.partition(_encode(_MARK))
+    return before, behind
 
 
 def _event(shape: Shape, with_usage: bool, choice: dict[str, Any]) -> bytes:
@@ -402,7 +445,7 @@ def _data(body: dict[str, Any]) -> bytes:
 
 
 def _encode(body: Any) -> bytes:
-    return json.dumps(body, ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode("utf-8")
+    return _ENCODER.encode(body).encode("utf-8")
 
 
 def _json(body: Any, status: int = 200, headers: dict[str, str] | None = None) -> Response:

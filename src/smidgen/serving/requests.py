@@ -44,6 +44,8 @@ class Facts:
     max_choices: int
     max_answers: int
     """Prompts times choices of one request."""
+    scores_prompts: bool = True
+    """Whether the engine can tell log-probabilities of a prompt."""
     end_of_turn: tuple[int, ...] = ()
     """Tokens that end the assistant's turn, as the chat template writes it."""
 
@@ -58,6 +60,8 @@ class GenerationRequest:
     stream: bool
     include_usage: bool
     echo: bool
+    only_echo: bool = False
+    """Nothing is generated: `params.max_new_tokens` is without meaning."""
 
     @property
     def answers(self) -> tuple[list[tuple[int, ...]], list[SamplingParams]]:
@@ -109,9 +113,9 @@ def completion_request(body: dict[str, Any], tokenizer: Tokenizer, facts: Facts)
     prompts = _prompts(fields.get("prompt"), tokenizer, facts)
     logprobs = fields.integer("logprobs", 0, MAX_TOP_LOGPROBS)
     echo = fields.flag("echo")
-    if echo and logprobs is not None:
-        raise invalid("logprobs", "not together with echo: the prompt's own log-probabilities are not computed")
-    most = fields.integer("max_tokens", 1)
+    if echo and logprobs is not None and not facts.scores_prompts:
+        raise invalid("logprobs", "not together with echo: this engine does not score prompts", "unsupported_parameter")
+    most = fields.integer("max_tokens", 0 if echo else 1)
     shared = _shared(fields, facts)
     best_of = fields.integer("best_of", 1)
     if best_of is not None and best_of != shared.n:
@@ -122,8 +126,8 @@ def completion_request(body: dict[str, Any], tokenizer: Tokenizer, facts: Facts)
     if len(prompts) * shared.n > facts.max_answers:
         raise invalid("prompt", f"{len(prompts)} prompts of {shared.n} choices are above {facts.max_answers} answers")
     length = _length(prompts, "prompt", most, "max_tokens", facts, LEGACY_LENGTH)
-    params = SamplingParams(max_new_tokens=length, logprobs=logprobs, **shared.sampling)
-    return GenerationRequest(tuple(prompts), params, shared.n, shared.stream, shared.include_usage, echo)
+    params = SamplingParams(max_new_tokens=max(1, length), logprobs=logprobs, **shared.sampling)
+    return GenerationRequest(tuple(prompts), params, shared.n, shared.stream, shared.include_usage, echo, length == 0)
 
 
 def tokenize_request(body: dict[str, Any], tokenizer: Tokenizer) -> list[int]:
@@ -304,10 +308,11 @@ def _length(
     """Tokens that each answer may have. A prompt that leaves no room is refused, never cut."""
     longest = max(map(len, prompts))
     space = facts.context - longest
-    if space < 1:
+    if space < (0 if most == 0 else 1):
         raise invalid(
             prompt_field,
-            f"{longest} tokens fill the model's context of {facts.context}, which also takes the answer; shorten it",
+            f"{longest} tokens are too many for the model's context of {facts.context}, which also takes the answer; "
+            "shorten it",
             "context_length_exceeded",
         )
     if most is None:

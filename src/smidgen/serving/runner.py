@@ -12,13 +12,15 @@ import logging
 import queue
 import threading
 import time
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections import deque
+from collections.abc import AsyncIterator, Callable, Generator, Sequence
 from dataclasses import dataclass, field
 
 from smidgen.runtime.errors import SmidgenError
 from smidgen.runtime.generation import Answer, Chunk
 from smidgen.runtime.protocols import Engine, Tokenizer
 from smidgen.runtime.sampling import SamplingParams
+from smidgen.runtime.scoring import Scorer, TokenScore
 
 logger = logging.getLogger(__name__)
 
@@ -50,18 +52,30 @@ class Generation:
     params: Sequence[SamplingParams]
     deadline: float
     """By `time.monotonic`."""
+    top_scores: int | None = None
+    """Score the prompts before anything is generated, with so many of the most probable tokens at each place."""
+    only_score: bool = False
+    """Generate nothing."""
+    scores: dict[tuple[int, ...], list[TokenScore]] = field(default_factory=dict)
+    """Of each prompt its tokens but the first, if asked for; complete when the first chunks come."""
     _arrivals: asyncio.Queue[list[Chunk] | Exception] = field(default_factory=asyncio.Queue)
     _numbers: dict[int, int] = field(default_factory=dict)
     """Answers under way, by the engine's number for them (the thread's own)."""
 
     async def chunks(self) -> AsyncIterator[list[Chunk]]:
-        """What comes, step by step, until every answer is finished; `Chunk.index` counts prompts.
+        """What comes until every answer is finished, several steps at once if they wait; `Chunk.index` counts prompts.
 
         Raises DeadlineExceeded, EngineFailed, Closing, or the SmidgenError with which the engine refused a prompt.
         """
         unfinished = len(self.prompts)
         while unfinished:
             arrival = await self._arrivals.get()
+            while not (isinstance(arrival, Exception) or self._arrivals.empty()):
+                later = self._arrivals.get_nowait()
+                if isinstance(later, Exception):
+                    self._arrivals.put_nowait(later)  # nothing comes after it
+                    break
+                arrival = arrival + later
             if isinstance(arrival, Exception):
                 raise arrival
             unfinished -= sum(chunk.finish_reason is not None for chunk in arrival)
@@ -86,6 +100,10 @@ class Runner:
         self._tokenizer = tokenizer
         self._on_tokens = on_tokens
         self._commands: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
+        self._queued: deque[Generation] = deque()
+        self._scoring: Generator[list[TokenScore]] | None = None
+        """For the first prompt without scores of the first that is queued."""
+        self._scored: list[TokenScore] = []
         self._active: dict[int, tuple[Generation, Answer]] = {}
         self._outbox: dict[Generation, list[Chunk] | Exception] = {}
         self._emptied = asyncio.Event()
@@ -105,7 +123,7 @@ class Runner:
         if self.open + len(generation.prompts) > self.capacity:
             raise Overloaded
         self.open += len(generation.prompts)
-        self._commands.put(lambda: self._begin(generation))
+        self._commands.put(lambda: self._enqueue(generation))
 
     def release(self, generation: Generation) -> None:
         """Give a submitted request's places back; what of it still runs ends before the next token."""
@@ -133,6 +151,7 @@ class Runner:
         failures = 0
         while self._obey():
             self._expire()
+            self._admit()
             try:
                 self._step()
                 failures = 0
@@ -148,7 +167,7 @@ class Runner:
 
     def _obey(self) -> bool:
         """Carry out the commands that wait; with nothing to run, wait for one. False: end."""
-        wait = not self._active
+        wait = not self._active and not self._queued
         while True:
             try:
                 command = self._commands.get(block=wait)
@@ -157,9 +176,60 @@ class Runner:
             if command is None:
                 return False
             command()
-            wait = not self._active and not self._outbox
+            wait = not self._active and not self._queued and not self._outbox
+
+    def _enqueue(self, generation: Generation) -> None:
+        if self._queued or generation.top_scores is not None:
+            self._queued.append(generation)
+        else:
+            self._begin(generation)
+
+    def _admit(self) -> None:
+        """Begin what is queued, in its order. Where prompts are to be scored, one piece a step; who comes later waits,
+        so that a place becomes free for it."""
+        while self._queued:
+            generation = self._queued[0]
+            try:
+                if generation.top_scores is not None and not self._score(generation, generation.top_scores):
+                    return
+            except Exception:
+                logger.exception("the engine failed to score a prompt")
+                self._cancel(generation)
+                self._outbox[generation] = EngineFailed()
+                continue
+            self._queued.popleft()
+            self._begin(generation)
+
+    def _score(self, generation: Generation, top: int) -> bool:
+        """Another piece of a generation's scores; whether they are complete."""
+        assert isinstance(self._engine, Scorer)
+        missing = (prompt for prompt in map(tuple, generation.prompts) if prompt not in generation.scores)
+        prompt = next(missing, None)
+        if prompt is None:
+            return True
+        if self._scoring is None:
+            if not self._engine.can_score():
+                return False
+            self._scoring, self._scored = self._engine.score(prompt, top), []
+        piece = next(self._scoring, None)
+        if piece is not None:
+            self._scored += piece
+        if len(self._scored) < len(prompt) - 1:
+            assert piece
+            return False
+        self._stop_scoring()
+        generation.scores[prompt] = self._scored
+        return next(missing, None) is None
+
+    def _stop_scoring(self) -> None:
+        if self._scoring is not None:
+            self._scoring.close()
+            self._scoring = None
 
     def _begin(self, generation: Generation) -> None:
+        if generation.only_score:
+            self._outbox[generation] = [Chunk(i, "", None, "length") for i in range(len(generation.prompts))]
+            return
         for index, (prompt, params) in enumerate(zip(generation.prompts, generation.params, strict=True)):
             try:
                 number = self._engine.submit(prompt, params)
@@ -173,6 +243,10 @@ class Runner:
             self._active[number] = generation, Answer(index, self._tokenizer, prompt, params.stop)
 
     def _cancel(self, generation: Generation) -> None:
+        if generation in self._queued:
+            if generation is self._queued[0]:
+                self._stop_scoring()
+            self._queued.remove(generation)
         for number in generation._numbers:
             self._engine.cancel(number)
             del self._active[number]
@@ -180,7 +254,7 @@ class Runner:
 
     def _expire(self) -> None:
         now = time.monotonic()
-        for generation in {generation for generation, _ in self._active.values() if generation.deadline <= now}:
+        for generation in [generation for generation in self._open() if generation.deadline <= now]:
             self._cancel(generation)
             self._outbox[generation] = DeadlineExceeded()
 
@@ -199,8 +273,11 @@ class Runner:
             assert isinstance(chunks, list)
             chunks.append(chunk)
 
+    def _open(self) -> set[Generation]:
+        return {*self._queued, *(generation for generation, _ in self._active.values())}
+
     def _fail_all(self, error: Exception) -> None:
-        for generation in {generation for generation, _ in self._active.values()}:
+        for generation in self._open():
             try:
                 self._cancel(generation)
             except Exception:

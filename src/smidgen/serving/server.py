@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import signal
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -118,6 +119,19 @@ def _announcing(
                 address = ip_address(settings.host)
                 host = f"[{address}]" if address is not None and address.version == 6 else settings.host
                 on_ready(f"http://{host}:{port}")
+
+        @contextmanager
+        def capture_signals(self) -> Iterator[None]:
+            """SIGTERM and Ctrl-C end the server; uvicorn would send them to itself once more when it has ended."""
+            if threading.current_thread() is not threading.main_thread():
+                yield
+                return
+            before = {number: signal.signal(number, self.handle_exit) for number in (signal.SIGINT, signal.SIGTERM)}
+            try:
+                yield
+            finally:
+                for number, handler in before.items():
+                    signal.signal(number, handler)
 
         async def shutdown(self, sockets: Any = None) -> None:
             service.runner.closing = True
