@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 from smidgen.config import LayerType
-from smidgen.inference.frozen import product
+from smidgen.inference.frozen import head_product
 from smidgen.model import Cache, Decoder
 from smidgen.model.attention import LayerInputs
 from smidgen.model.cache import LayerCache
@@ -56,9 +56,7 @@ def begin(
 def end(model: Decoder, x: Tensor) -> tuple[Tensor, Tensor]:
     """Logits [B, V], float32 at least, and the likeliest token [B] or what is wrong with the row."""
     hidden: Tensor = model.model.norm(x[:, 0])
-    logits = product(hidden, model.head_weight)
-    if logits.dtype != torch.float64:
-        logits = logits.float()
+    logits = head_product(model, hidden)
     largest, chosen = logits.max(-1)
     return logits, checked(logits, chosen, largest)
 

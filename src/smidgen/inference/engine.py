@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from smidgen.inference.decoding import NOT_FINITE, NOTHING_LEFT, DecodingStep, GraphedDecodingStep, Pending
-from smidgen.inference.frozen import frozen, product
+from smidgen.inference.frozen import frozen, head_product
 from smidgen.inference.fused import fuse
 from smidgen.inference.lookup import PromptLookup
 from smidgen.inference.rows import Request, Rows
@@ -76,7 +76,7 @@ class TorchEngine:
                 f"max_batch_size = {max_batch_size}, prefill_chunk = {prefill_chunk}, speculate = {speculate}: "
                 "use at least 1, 1 and 0"
             )
-        self._device = model.head_weight.device
+        self._device = model.model.embed_tokens.device
         is_gpu = self._device.type == "cuda"
         self._prefill_chunk = prefill_chunk or (8192 if is_gpu else 512)
         self._speculate = speculate
@@ -353,8 +353,7 @@ class TorchEngine:
         return self._rows.lengths[row] == len(self._rows.running[row].context)
 
     def _logits(self, hidden: Tensor) -> Tensor:
-        logits = product(hidden, self._model.head_weight)
-        return logits if logits.dtype == torch.float64 else logits.float()
+        return head_product(self._model, hidden)
 
     def _draft(self, row: int, request: Request) -> list[int]:
         """What may follow the request's last token; nothing where that is not wanted or has no room."""

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from smidgen.inference.frozen import frozen, product
+from smidgen.inference.frozen import frozen, head_product
 from smidgen.inference.rows import Request
 from smidgen.inference.sampling import Choice, Sampler
 from smidgen.model import Decoder, count_parameters
@@ -34,7 +34,7 @@ class EnsembleEngine:
                     f"--ensemble: vocab_size {model.config.vocab_size} beside {vocab_size}; use one tokenizer"
                 )
         self._models = [frozen(model) for model in models]
-        self._device = models[0].head_weight.device
+        self._device = models[0].model.embed_tokens.device
         self._info = EngineInfo(
             engine="ensemble",
             vocab_size=vocab_size,
@@ -114,7 +114,7 @@ class EnsembleEngine:
         parts = []
         for model, cache in zip(self._models, self._caches, strict=True):
             hidden = model.hidden(ids, None if bool(mask.all()) else mask, cache=cache)[ready, last]
-            parts.append(product(hidden, model.head_weight).float().log_softmax(-1))
+            parts.append(head_product(model, hidden).float().log_softmax(-1))
         for slot in ready:
             self._fed[slot] += len(fed[slot])
         return torch.stack(parts).logsumexp(0) - math.log(len(parts))

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from smidgen.inference.frozen import FrozenLinear, product
+from smidgen.inference.integer import IntegerLinear
 from smidgen.model import Decoder
 from smidgen.model.attention import GroupedQueryAttention, LatentAttention
 from smidgen.model.feed_forward import FeedForward
@@ -25,6 +26,19 @@ class FusedLinear(nn.Module):
 
     def forward(self, x: Tensor) -> Sequence[Tensor]:
         return product(self.quantizer.input(x), self.weight).split(self.sizes, dim=-1)
+
+
+class FusedIntegers(nn.Module):
+    """The same of weights that are integers."""
+
+    def __init__(self, linears: Sequence[IntegerLinear]) -> None:
+        super().__init__()
+        self.sizes = [len(linear.scale) for linear in linears]
+        self.joined = IntegerLinear.joined(linears)
+
+    def forward(self, x: Tensor) -> Sequence[Tensor]:
+        parts: Sequence[Tensor] = self.joined(x).split(self.sizes, dim=-1)
+        return parts
 
 
 def fuse(model: Decoder) -> Decoder:
@@ -46,15 +60,21 @@ def fuse(model: Decoder) -> Decoder:
 
 def _fuse(parent: GroupedQueryAttention | LatentAttention | FeedForward, *names: str) -> None:
     linears = [getattr(parent, name) for name in names]
-    if not all(isinstance(linear, FrozenLinear) and _equal_rounding(linear, linears[0]) for linear in linears):
+    if all(isinstance(linear, FrozenLinear) for linear in linears):
+        make: type[FusedLinear] | type[FusedIntegers] = FusedLinear
+    elif all(isinstance(linear, IntegerLinear) for linear in linears):
+        make = FusedIntegers
+    else:
         return
-    parent.fused = FusedLinear(linears)
+    if not all(_equal_rounding(linear, linears[0]) for linear in linears):
+        return
+    parent.fused = make(linears)
     for name in names:
         # Not None: to latent attention that says that there is another projection.
         setattr(parent, name, nn.Identity())
 
 
-def _equal_rounding(first: FrozenLinear, second: FrozenLinear) -> bool:
+def _equal_rounding(first: FrozenLinear | IntegerLinear, second: FrozenLinear | IntegerLinear) -> bool:
     """Whether both round their input alike."""
     ours, theirs = first.quantizer, second.quantizer
     return ours is theirs or (type(ours) is type(theirs) and vars(ours) == vars(theirs))

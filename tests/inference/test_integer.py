@@ -1,0 +1,64 @@
+"""Quantised models in the engine: integers multiplied as integers answer as the definition in plain PyTorch does."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from oracle import make_model, make_prompts, run
+
+from smidgen.config import Quantization
+from smidgen.inference import TorchEngine, frozen, integer
+from smidgen.inference.frozen import IntegerVocabulary, head_product
+from smidgen.inference.fused import FusedIntegers, fuse
+from smidgen.inference.integer import IntegerLinear
+from smidgen.kernels.integer_products import multiplies_int8
+from smidgen.model import Decoder
+from smidgen.quantization import quantize
+from smidgen.runtime import SamplingParams
+
+CASES = [
+    ("elite-tiny", {"scheme": "int8"}),
+    ("elite-tiny", {"scheme": "int8", "activation_bits": 8, "head": "int8", "embedding": "int8"}),
+    ("tilda-tiny", {"scheme": "int8", "head": "int8"}),
+    ("gemma3-tiny", {"scheme": "int8", "head": "int8", "embedding": "int8"}),
+    ("tinylm-tiny", {"scheme": "ternary", "activation_bits": 8}),
+    ("tinylm-gqa-tiny", {"scheme": "ternary", "activation_bits": 8, "head": "int8", "embedding": "int8"}),
+]
+
+
+def quantized(preset: str, scheme: dict[str, Any]) -> Decoder:
+    return quantize(make_model(preset), Quantization(**scheme)).eval()
+
+
+@pytest.mark.skipif(not multiplies_int8(torch.device("cpu")), reason="no exact int8 products (VNNI, AMX)")
+@pytest.mark.parametrize(("preset", "scheme"), CASES)
+def test_logits_are_those_of_the_definition(preset: str, scheme: dict[str, Any]) -> None:
+    model = quantized(preset, scheme)
+    ready = fuse(frozen.frozen(model))
+    assert any(isinstance(module, IntegerLinear) for module in ready.modules())
+    assert any(isinstance(module, FusedIntegers) for module in ready.modules())
+    is_integer = any(isinstance(module, IntegerVocabulary) for module in ready.modules())
+    assert is_integer == ("head" in scheme)
+    ids = torch.tensor(make_prompts((20,)))
+    with torch.inference_mode():
+        expected = model(ids)
+        logits = head_product(ready, ready.hidden(ids))
+    # Rounded activations flip a code where float32 rounds elsewhere; without, only float32's rounding is left.
+    tolerance = 2e-2 if scheme.get("activation_bits") == 8 else 1e-5
+    assert float((logits - expected).norm() / expected.norm()) < tolerance
+
+
+@pytest.mark.parametrize(("preset", "scheme"), CASES)
+def test_a_processor_without_integer_products_answers_alike(
+    preset: str, scheme: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def answer() -> list[int | None]:
+        engine = TorchEngine(quantized(preset, scheme), max_batch_size=1)
+        request = engine.submit(make_prompts((9,))[0], SamplingParams(max_new_tokens=4, temperature=0))
+        return [event.token for event in run(engine, [request])[request]]
+
+    with_integers = answer()
+    monkeypatch.setattr(integer, "multiplies_int8", lambda _: False)
+    assert with_integers == answer()
