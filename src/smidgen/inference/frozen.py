@@ -94,9 +94,9 @@ def frozen(model: Decoder) -> Decoder:
     """A copy of `model` in eval mode that computes the same with less work a token; `model` itself is not changed.
 
     Projections hold the weight that the product uses (ternary or FP8 values where they are rounded) in the compute
-    dtype; so do embedding and head. Stored int8 and ternary weights stay integers where the device multiplies those (see
-    inference/integer.py). Weights that need no change are shared, so a dense float32 model costs nothing,
-    and later changes of its weights show. Scaled embeddings in bfloat16 are rounded before and after the scaling.
+    dtype; so do embedding and head. Stored int8 and ternary weights stay integers where the device multiplies those
+    (see inference/integer.py). Weights that need no change are shared, so a dense float32 model costs nothing, and
+    later changes of its weights show. Scaled embeddings in bfloat16 are rounded before and after the scaling.
     """
     shared: dict[int, object] = {id(tensor): tensor for tensor in chain(model.parameters(), model.buffers())}
     result = copy.deepcopy(model, shared).eval()

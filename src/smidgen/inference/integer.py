@@ -46,7 +46,7 @@ class IntegerLinear(nn.Module):
 
 
 def integer_linear(linear: QuantizedLinear, dtype: torch.dtype) -> IntegerLinear | None:
-    """The projection in integers for inputs of `dtype`; None where it has no such form or the device is no good at it."""
+    """The projection in integers for inputs of `dtype`; None where the layout or the device has no such form."""
     form = integer_form(linear, dtype)
     return None if form is None else IntegerLinear(*form, linear.quantizer)
 
