@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import importlib.util
-import os
 import re
-import subprocess
-import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -17,16 +15,8 @@ pytestmark = pytest.mark.skipif(importlib.util.find_spec("triton") is None, reas
 INTEGER, FLOAT, E4M3, BF16 = "i32", "*fp32", "*fp8e4nv", "*bf16"
 
 
-def test_kernels_equal_the_references_in_the_interpreter() -> None:
-    tests = Path(__file__).with_name("interpreted_fp8_triton.py")
-    run = subprocess.run(
-        [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", str(tests)],
-        env=os.environ | {"TRITON_INTERPRET": "1"},
-        capture_output=True,
-        text=True,
-        timeout=300,
-    )
-    assert run.returncode == 0, run.stdout[-4000:] + run.stderr[-2000:]
+def test_kernels_equal_the_references_in_the_interpreter(run_interpreted: Callable[[str], None]) -> None:
+    run_interpreted("interpreted_fp8_triton.py")
 
 
 def compiled(kernel: Any, capability: int, signature: dict[str, Any], warps: int, stages: int = 3) -> Any:

@@ -1,6 +1,6 @@
 """Kill a training again and again, at random instants, until it has finished; tell what was hit. Run as a program.
 
-    python killing.py FOLDER DATASET --kills 20 --inside-saves 5 --seed 0
+    python killing.py FOLDER DATASET --kills 20 --inside-saves 5 --seed 0 [--objective dpo]
 
 Each attempt is a fork of this process, which has imported everything and holds no threads, so that most of an
 attempt's time is training. A byte of shared memory says what the attempt is doing. Prints one JSON object:
@@ -23,45 +23,65 @@ import struct
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 from smidgen.config import Config, load_config
-from smidgen.folders import load
+from smidgen.data.conversations.folder import prepare_conversations
+from smidgen.folders import build, load, save
 from smidgen.folders.run import RunFolder, latest_checkpoint, verify_checkpoint
+from smidgen.tokenization.byte_bpe import train_byte_bpe
+from smidgen.training.base import load_training_config
 from smidgen.training.observer import Observer, Plan, Snapshot
 from smidgen.training.pretraining import pretrain
+from smidgen.tuning.defaults import TUNING_DEFAULTS
+from smidgen.tuning.run import base_tokenizer, tune
 
 PHASES = ("start", "step", "evaluation", "save")
 INTERVAL = 10
 STEPS = 120
 
 
-def make_config(dataset: str) -> Config:
-    """A decoder of a few thousand parameters, with everything that keeps state: dropout, Muon, an average."""
-    return load_config(
-        "elite-tiny",
-        {
-            "model.num_layers": 1,
-            "model.hidden_size": 32,
-            "model.max_seq_len": 32,
-            "model.attention.num_heads": 2,
-            "model.attention.num_kv_heads": 1,
-            "model.attention.head_dim": 16,
-            "model.feed_forward.intermediate_size": 64,
-            "data.path": dataset,
-            "training.max_steps": STEPS,
-            "training.batch_size": 2,
-            "training.seq_len": 32,
-            "training.dropout": 0.1,
-            "training.precision": "fp32",
-            "training.optimizer.kind": "muon",
-            "training.ema_decay": 0.9,
-            "training.eval_every": INTERVAL,
-            "training.eval_tokens": 2048,
-            "training.checkpoint_every": INTERVAL,
-            "training.log_every": 1,
-            "training.schedule.warmup_steps": 5,
-        },
-    )
+MODEL = {
+    "model.num_layers": 1,
+    "model.hidden_size": 32,
+    "model.max_seq_len": 32,
+    "model.attention.num_heads": 2,
+    "model.attention.num_kv_heads": 1,
+    "model.attention.head_dim": 16,
+    "model.feed_forward.intermediate_size": 64,
+}
+"""A decoder of a few thousand parameters."""
+TRAINING: dict[str, Any] = {
+    "training.max_steps": STEPS,
+    "training.batch_size": 2,
+    "training.seq_len": 32,
+    "training.dropout": 0.1,
+    "training.precision": "fp32",
+    "training.optimizer.kind": "muon",
+    "training.ema_decay": 0.9,
+    "training.eval_every": INTERVAL,
+    "training.eval_tokens": 2048,
+    "training.checkpoint_every": INTERVAL,
+    "training.log_every": 1,
+    "training.schedule.warmup_steps": 5,
+}
+"""Everything that keeps state: dropout, Muon, an average."""
+
+
+def make_config(dataset: str, objective: str, folder: Path) -> Config:
+    """Pretraining on a dataset folder; or DPO of a base with its tokenizer, both made in `folder`, on pairs."""
+    if objective == "pretraining":
+        return load_config("elite-tiny", {**MODEL, "data.path": dataset, **TRAINING})
+    tokenizer = train_byte_bpe(["how many bottles of water? on the wall."] * 9, 300)
+    sizes = {**MODEL, "model.vocab_size": tokenizer.vocab_size, "model.max_seq_len": 64}
+    save(build("elite-tiny", sizes, seed=1), folder / "base", tokenizer)
+    pairs = [{"prompt": f"{n} bottles", "chosen": f"{n} of water", "rejected": "the wall"} for n in range(60)]
+    (folder / "pairs.jsonl").write_text("\n".join(map(json.dumps, pairs)))
+    fields = {**TRAINING, "training.seq_len": 64, "training.lr": 1e-3}
+    config = load_training_config(folder / "base", fields, TUNING_DEFAULTS["dpo"])
+    data = folder / "pairs"
+    prepare_conversations([folder / "pairs.jsonl"], data, base_tokenizer(config), kind="preferences", val_fraction=0.2)
+    return config.model_copy(update={"data": config.data.model_copy(update={"path": str(data)})})
 
 
 class Phase(Observer):
@@ -102,7 +122,8 @@ def attempt(config: Config, run: Path, shared: mmap.mmap) -> int:
     if child:
         return child
     with contextlib.suppress(BaseException):
-        pretrain(config, run, Phase(shared))
+        start = pretrain if config.tuning.objective.kind == "language_modeling" else tune
+        start(config, run, Phase(shared))
         os._exit(0)
     os._exit(1)
 
@@ -129,9 +150,9 @@ def kill_somewhere(child: int, shared: mmap.mmap, chance: random.Random, inside_
     return True
 
 
-def torment(folder: Path, dataset: str, kills: int, inside_saves: int, seed: int) -> dict:
+def torment(folder: Path, config: Config, kills: int, inside_saves: int, seed: int) -> dict:
     """Kill until `kills` were made, of them `inside_saves` within a save; finish every run that was begun."""
-    config, chance = make_config(dataset), random.Random(seed)
+    chance = random.Random(seed)
     shared = mmap.mmap(-1, 8)
     undisturbed = folder / "undisturbed"
     child = attempt(config, undisturbed, shared)
@@ -176,9 +197,11 @@ def main() -> None:
     parser.add_argument("--kills", type=int, default=20)
     parser.add_argument("--inside-saves", type=int, default=5)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--objective", choices=["pretraining", "dpo"], default="pretraining")
     args = parser.parse_args()
     logging.disable(logging.WARNING)
-    json.dump(torment(args.folder, args.dataset, args.kills, args.inside_saves, args.seed), sys.stdout)
+    config = make_config(args.dataset, args.objective, args.folder)
+    json.dump(torment(args.folder, config, args.kills, args.inside_saves, args.seed), sys.stdout)
 
 
 if __name__ == "__main__":

@@ -16,6 +16,7 @@ from smidgen.folders import load
 from smidgen.folders.run import verify_checkpoint
 from smidgen.model import Decoder
 from smidgen.runtime.errors import ConfigError, TrainingError
+from smidgen.training import trainer
 from smidgen.training.evaluate import Evaluation
 from smidgen.training.loop import train
 from smidgen.training.metrics import read_metrics
@@ -158,6 +159,31 @@ def test_a_window_of_metrics_that_a_stop_cuts_is_whole_after_it(
     assert losses["whole"] == losses["parts"]
     # The evaluation was given up for the stop.
     assert [line["step"] for line in lines(tmp_path / "parts", "validation")] == [12]
+
+
+@pytest.mark.parametrize(("moment", "steps"), [("compiling", 1), ("evaluating", 4), ("saving", 4)])
+def test_a_signal_amid_other_work_than_a_step_stops_after_it_with_a_checkpoint(
+    make_config: MakeConfig,
+    make_task: MakeTask,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    moment: str,
+    steps: int,
+) -> None:
+    class Interrupted(Observer):
+        def _signal(self, *_: object) -> None:
+            signal.raise_signal(signal.SIGTERM)
+
+    setattr(Interrupted, moment, Interrupted._signal)
+    # What is announced as compiling is the first pass, whoever computes it.
+    monkeypatch.setattr(trainer, "compile_training", lambda model: None)
+    config = make_config(compile=True)
+    summary = train(config, make_task(config), tmp_path / "run", Interrupted())
+    assert (summary.stopped_by, summary.steps) == (signal.SIGTERM, steps)
+    assert verify_checkpoint(tmp_path / "run" / "last").step == steps
+    train(config, make_task(config), tmp_path / "run")
+    train(config, make_task(config), tmp_path / "whole")
+    assert_same_weights(weights(tmp_path / "run"), weights(tmp_path / "whole"))
 
 
 def test_a_killed_run_goes_on_from_its_last_checkpoint(

@@ -34,7 +34,7 @@ def test_training_goes_on_while_a_checkpoint_is_written(
 ) -> None:
     config = make_config(max_steps=12, checkpoint_every=4, eval_every=100)
     release, stepped = threading.Event(), []
-    write = RunFolder.write_checkpoint
+    write = RunFolder.publish_checkpoint
 
     def slow(self: RunFolder, *args: object) -> Path:
         assert release.wait(60)
@@ -47,7 +47,7 @@ def test_training_goes_on_while_a_checkpoint_is_written(
                 assert steps(tmp_path / "run") == []
                 release.set()
 
-    monkeypatch.setattr(RunFolder, "write_checkpoint", slow)
+    monkeypatch.setattr(RunFolder, "publish_checkpoint", slow)
     train(config, make_task(config), tmp_path / "run", Watching())
     assert stepped[-1] == 12
     assert steps(tmp_path / "run") == [8, 12]
@@ -101,14 +101,14 @@ def test_a_write_that_fails_at_the_end_is_an_error_that_says_where_the_run_stand
     make_config: MakeConfig, make_task: MakeTask, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: OSError
 ) -> None:
     config = make_config(max_steps=8, checkpoint_every=4, eval_every=100)
-    write = RunFolder.write_checkpoint
+    write = RunFolder.publish_checkpoint
 
     def failing(self: RunFolder, step: int, *args: object) -> Path:
         if step == 8:
             raise error
         return write(self, step, *args)
 
-    monkeypatch.setattr(RunFolder, "write_checkpoint", failing)
+    monkeypatch.setattr(RunFolder, "publish_checkpoint", failing)
     with pytest.raises(TrainingError, match=rf"step 8 could not be written.*{error.strerror}.*from step 4"):
         train(config, make_task(config), tmp_path / "run")
     assert verify_checkpoint(tmp_path / "run" / "last").step == 4

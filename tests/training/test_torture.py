@@ -39,14 +39,18 @@ def dataset(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.parametrize(
-    ("kills", "inside_saves"),
-    [pytest.param(8, 3, id="few"), pytest.param(200, 60, id="many", marks=pytest.mark.torture)],
+    ("objective", "kills", "inside_saves"),
+    [
+        pytest.param("pretraining", 8, 3, id="few"),
+        pytest.param("pretraining", 200, 60, id="many", marks=pytest.mark.torture),
+        pytest.param("dpo", 60, 20, id="preferences", marks=pytest.mark.torture),
+    ],
 )
 def test_kills_at_random_instants_lose_at_most_an_interval_and_change_no_weight(
-    dataset: Path, tmp_path: Path, kills: int, inside_saves: int
+    dataset: Path, tmp_path: Path, objective: str, kills: int, inside_saves: int
 ) -> None:
     command = [sys.executable, str(HERE / "killing.py"), str(tmp_path), str(dataset)]
-    command += ["--kills", str(kills), "--inside-saves", str(inside_saves)]
+    command += ["--kills", str(kills), "--inside-saves", str(inside_saves), "--objective", objective]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     finished = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
     assert finished.returncode == 0, finished.stderr[-2000:]
@@ -110,6 +114,28 @@ def test_a_full_file_system_keeps_the_last_good_checkpoint(
         assert train(longer, make_task(longer), small / "run").steps == 16
     finally:
         subprocess.run(["umount", "--lazy", str(small)], check=True)
+
+
+@pytest.mark.torture
+@pytest.mark.skipif(os.geteuid() != 0, reason="a file system of its own needs root")
+def test_a_read_only_run_folder_is_told_of_and_the_run_goes_on_when_it_is_writable_again(
+    make_config: MakeConfig, make_task: MakeTask, tmp_path: Path
+) -> None:
+    folder = tmp_path / "folder"
+    folder.mkdir()
+    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64m", "tmpfs", str(folder)], check=False)
+    if mounted.returncode:
+        pytest.skip("this machine mounts no tmpfs")
+    try:
+        config, longer = make_config(max_steps=8), make_config(max_steps=16)
+        train(config, make_task(config), folder / "run")
+        subprocess.run(["mount", "-o", "remount,ro", str(folder)], check=True)
+        with pytest.raises((SmidgenError, OSError), match="Read-only file system"):
+            train(longer, make_task(longer), folder / "run")
+        subprocess.run(["mount", "-o", "remount,rw", str(folder)], check=True)
+        assert train(longer, make_task(longer), folder / "run").steps == 16
+    finally:
+        subprocess.run(["umount", "--lazy", str(folder)], check=True)
 
 
 def test_a_clock_that_runs_backwards_changes_nothing(

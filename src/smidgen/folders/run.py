@@ -97,18 +97,34 @@ class RunFolder:
 
         If anything fails, earlier checkpoints stand untouched and nothing is left of this one.
         """
-        path = self.checkpoints_path / f"step-{step:08d}"
-        staged = path.with_name(f".writing-{path.name}")
-        staged.mkdir()
+        staged = self.staged_path(step)
         try:
+            staged.mkdir()
             write(staged)
-            _write_manifest(staged, step, validation_loss)
-            publish_folder(staged, path)
+            return self.publish_checkpoint(step, validation_loss, retention)
         finally:
-            if staged.exists():
-                shutil.rmtree(staged)
+            self.abandon_checkpoint(step)
+
+    def checkpoint_path(self, step: int) -> Path:
+        """The folder of the checkpoint of `step`, whether it exists or not."""
+        return self.checkpoints_path / f"step-{step:08d}"
+
+    def staged_path(self, step: int) -> Path:
+        """Where a checkpoint is made before it has its name."""
+        return self.checkpoints_path / f".writing-step-{step:08d}"
+
+    def publish_checkpoint(self, step: int, validation_loss: float | None, retention: Retention) -> Path:
+        """Give what stands complete at `staged_path` its manifest and its name; links and older checkpoints follow."""
+        path = self.checkpoint_path(step)
+        _write_manifest(self.staged_path(step), step, validation_loss)
+        publish_folder(self.staged_path(step), path)
         self.refresh(retention)
         return path
+
+    def abandon_checkpoint(self, step: int) -> None:
+        """Clear what stands at `staged_path`, if anything does."""
+        if self.staged_path(step).exists():
+            shutil.rmtree(self.staged_path(step))
 
     def resume_point(self) -> Path | None:
         """The newest checkpoint whose every byte is intact. Newer damaged ones are set aside as `damaged-step-…`."""

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from smidgen.config import ModelConfig
 from smidgen.folders.memory import check_memory, structure_of
+from smidgen.folders.parts import make_file
 from smidgen.model import Decoder
 from smidgen.model.quantized import StoredMatrix
 from smidgen.runtime.errors import ModelFolderError
@@ -39,9 +40,13 @@ _VOCABULARY = ("model.embed_tokens.weight", "lm_head.weight")
 def write_weights(decoder: Decoder, path: Path) -> None:
     """Write the weights under their Hugging Face names: no tied head, no padded vocabulary rows.
 
-    Parameters are float32. Those of a quantised model are bfloat16, beside its stored matrices as they are.
+    Parameters are float32. Those of a quantised model are bfloat16, beside its stored matrices as they are. For a
+    decoder on the meta device the file gets its header and its size; `write_parts` fills it.
     """
     dtype = torch.float32 if decoder.config.quantization is None else torch.bfloat16
+    if decoder.model.embed_tokens.device.type == "meta":
+        make_file(path, {name: weight.to(dtype) for name, weight in _unpadded(decoder)}, {"format": "pt"})
+        return
     tensors = {name: weight.detach().to(dtype).contiguous().cpu() for name, weight in _unpadded(decoder)}
     tensors |= {name: tensor.contiguous().cpu() for name, tensor in _stored(decoder)}
     save_file(tensors, path, metadata={"format": "pt"})

@@ -94,11 +94,8 @@ class Decoder(nn.Module):
         self.model = Trunk(model)
         if not model.tie_word_embeddings:
             self.lm_head = make_head(model)
-        attention = attention_class(model)
         # Plain attributes, not buffers: casting the model to bf16 must not touch the frequencies.
-        self._frequencies = {
-            layer_type: attention.frequencies(model, layer_type) for layer_type in sorted(set(model.layer_types))
-        }
+        self._frequencies = _frequencies(model)
         self._window = getattr(model.attention, "sliding_window", None)
 
     def forward(
@@ -157,13 +154,14 @@ class Decoder(nn.Module):
         weight = (self.model.embed_tokens if self.config.tie_word_embeddings else self.lm_head).effective_weight()
         return weight if len(weight) == self.config.vocab_size else weight[: self.config.vocab_size]
 
-    def initialize(self, seed: int) -> Decoder:
+    def initialize(self, seed: int, divide: Callable[[Tensor, Tensor], Tensor] | None = None) -> Decoder:
         """Fill every weight from `seed` as the configuration's `initialization` says; the same on every device.
 
+        `divide(values, weight)` makes of a whole weight's values what this process holds of it, if that is a part.
         Raises ConfigError for a quantised model, which has no random weights.
         """
         refuse_training(self.config, "random weights")
-        initialize(self, self.config, seed)
+        initialize(self, self.config, seed, divide)
         return self
 
     def set_dropout(self, probability: float) -> None:
@@ -255,6 +253,11 @@ class Decoder(nn.Module):
         return inputs
 
 
+def _frequencies(model: ModelConfig) -> dict[LayerType, Tensor]:
+    attention = attention_class(model)
+    return {layer_type: attention.frequencies(model, layer_type) for layer_type in sorted(set(model.layer_types))}
+
+
 def _positions(input_ids: Tensor, attention_mask: Tensor | None) -> Tensor:
     if attention_mask is None:
         return torch.arange(input_ids.shape[1], device=input_ids.device)[None]
@@ -285,6 +288,8 @@ def _visibility(
 
 
 def load_architecture(model: ModelConfig) -> Decoder:
-    """The decoder's structure on the meta device: shapes and names, no memory."""
+    """The decoder's structure on the meta device: shapes and names, no memory; it computes once it has weights."""
     with torch.device("meta"):
-        return Decoder(model)
+        decoder = Decoder(model)
+    decoder._frequencies = _frequencies(model)
+    return decoder

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from smidgen.config import ModelConfig
 from smidgen.model.norm import RMSNorm
@@ -14,7 +15,9 @@ RESIDUAL_OUTPUTS = ("o_proj.weight", "down_proj.weight")
 
 
 @torch.no_grad()
-def initialize(decoder: nn.Module, model: ModelConfig, seed: int) -> None:
+def initialize(
+    decoder: nn.Module, model: ModelConfig, seed: int, divide: Callable[[Tensor, Tensor], Tensor] | None = None
+) -> None:
     """Fill all parameters of a decoder, in the order of their names, from a CPU generator of `seed`.
 
     Matrices are normal(0, std); the projections that end a residual branch have std / √(2 · num_layers), the sum of
@@ -31,7 +34,7 @@ def initialize(decoder: nn.Module, model: ModelConfig, seed: int) -> None:
         if parameter.dim() < 2:
             continue
         std = residual_std if name.endswith(RESIDUAL_OUTPUTS) else settings.std
-        values = torch.empty(parameter.shape).normal_(0.0, 1.0, generator=generator)
-        parameter.copy_(values * std)
+        values = torch.empty(parameter.shape).normal_(0.0, 1.0, generator=generator).mul_(std)
         if parameter.shape[0] == model.padded_vocab_size and name.endswith(("embed_tokens.weight", "lm_head.weight")):
-            parameter[model.vocab_size :] = 0
+            values[model.vocab_size :] = 0
+        parameter.copy_(values if divide is None else divide(values, parameter))

@@ -79,6 +79,17 @@ def make_scaler(precision: str, device: torch.device, tokens: int) -> torch.amp.
     )
 
 
+def agree_on_overflow(scaler: torch.amp.GradScaler, optimizer: torch.optim.Optimizer, grad_norm: float) -> None:
+    """Let the scaler, between `unscale_` and `update`, know of overflows by the norm of the whole gradient.
+
+    It has seen only what this rank holds; the norm is the same on all ranks, and so are their scales then. (Torch
+    reduces what it found over the ranks that divide the first weight, which another weight may not be divided over.)
+    """
+    overflows = not math.isfinite(grad_norm)
+    for found in scaler._per_optimizer_states[id(optimizer)]["found_inf_per_device"].values():
+        found.fill_(float(overflows))
+
+
 def amax_tensors(model: nn.Module) -> list[Tensor]:
     """The largest values that passes recorded since the last step, float32 without dimensions, in a fixed order.
 

@@ -72,6 +72,7 @@ def pretrain(
             starting_model=lambda: starting_model(config),
             tokenizer=data.tokenizer(),
             storage=BaseStorage(config),
+            seed=config.training.seed if config.tuning.base is None else None,
         )
         summary = train(config, task, run_path, observer)
     _report_waiting(prefetched.wait_seconds, time.perf_counter() - begun)

@@ -1,20 +1,28 @@
-"""Checkpoints: copied between two steps, then written by a thread while training goes on."""
+"""Checkpoints: copied between two steps, then written by a thread while training goes on.
+
+Of a divided model every rank copies and writes its own parts, into files that the main rank makes: no rank holds the
+whole, and the files are those of a run in one process. Torch's distributed checkpoint would write a file a rank and
+then copy the model once more into one that transformers loads.
+"""
 
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
 from safetensors import SafetensorError
 
+from smidgen.folders.parts import write_parts
 from smidgen.folders.run import Retention, RunFolder
+from smidgen.folders.weights import WEIGHTS
 from smidgen.model import Decoder
-from smidgen.runtime.errors import SmidgenError
+from smidgen.runtime.errors import SmidgenError, TrainingError
 from smidgen.runtime.protocols import Tokenizer
-from smidgen.training.state import CapturedState, write_state
+from smidgen.training.parallel import Parts, Ranks
+from smidgen.training.state import CapturedState, make_state, write_state
 from smidgen.training.task import ModelStorage
 
 _SLACK = 16 << 20
@@ -27,12 +35,16 @@ class Copy:
 
     step: int
     model: Decoder
+    """The whole model; or where `weights` are its parts, its structure on the meta device."""
+    weights: Parts
     state: CapturedState
     validation_loss: float | None
 
     @property
     def nbytes(self) -> int:
-        return sum(p.nbytes for p in self.model.parameters() if not p.is_meta) + self.state.nbytes
+        """Of the files that all ranks write together."""
+        model = sum(p.nbytes for p in self.model.parameters() if not p.is_meta)
+        return model + self.weights.nbytes + self.state.nbytes
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,9 +62,11 @@ class CheckpointWriter:
     training goes on."""
 
     def __init__(
-        self, run: RunFolder, retention: Retention, storage: ModelStorage, tokenizer: Tokenizer | None
+        self, run: RunFolder, retention: Retention, storage: ModelStorage, tokenizer: Tokenizer | None, ranks: Ranks
     ) -> None:
+        """`ranks`: those that write together, each in a thread like this one."""
         self._run = run
+        self._ranks = ranks
         self._retention = retention
         self._storage = storage
         self._tokenizer = tokenizer
@@ -76,19 +90,48 @@ class CheckpointWriter:
         self._thread.shutdown()
 
     def _write(self, copy: Copy) -> Outcome:
-        def write(folder: Path) -> None:
-            self._storage.save(copy.model, folder / "model", self._tokenizer)
-            write_state(folder / "state", copy.state)
+        failure = self._together(copy, self._make, on_main=True)
+        failure = failure or self._together(copy, self._fill)
+        failure = failure or self._together(copy, self._publish, on_main=True)
+        if not failure:
+            return Outcome(copy.step, self._run.checkpoint_path(copy.step))
+        if self._ranks.is_main:
+            self._run.abandon_checkpoint(copy.step)
+        return Outcome(copy.step, None, failure)
 
+    def _together(self, copy: Copy, action: Callable[[Copy], None], *, on_main: bool = False) -> str:
+        """Let all ranks, or the main one, do something, and wait for it; says why it failed, if it did on any."""
+        failure, unexpected = "", None
+        try:
+            if self._ranks.is_main or not on_main:
+                action(copy)
+        except (OSError, SafetensorError, SmidgenError) as error:
+            failure = str(error)
+        except Exception as error:  # the others must hear of it before it is raised here
+            failure, unexpected = repr(error), error
+        failures = self._ranks.exchange(failure)
+        if unexpected is not None:
+            raise unexpected
+        return next(filter(None, failures), "")
+
+    def _make(self, copy: Copy) -> None:
         needed = copy.nbytes + _SLACK
         free = shutil.disk_usage(self._run.checkpoints_path).free
         if free < needed:
-            return Outcome(copy.step, None, f"it needs {_megabytes(needed)}, {_megabytes(free)} are free")
-        try:
-            path = self._run.write_checkpoint(copy.step, write, copy.validation_loss, self._retention)
-        except (OSError, SafetensorError, SmidgenError) as error:
-            return Outcome(copy.step, None, str(error))
-        return Outcome(copy.step, path)
+            raise TrainingError(f"it needs {_megabytes(needed)}, {_megabytes(free)} are free")
+        folder = self._run.staged_path(copy.step)
+        folder.mkdir()
+        self._storage.save(copy.model, folder / "model", self._tokenizer)
+        make_state(folder / "state", copy.state)
+
+    def _fill(self, copy: Copy) -> None:
+        folder = self._run.staged_path(copy.step)
+        if copy.weights.own:
+            write_parts(folder / "model" / WEIGHTS, copy.weights.own)
+        write_state(folder / "state", copy.state)
+
+    def _publish(self, copy: Copy) -> None:
+        self._run.publish_checkpoint(copy.step, copy.validation_loss, self._retention)
 
 
 def _megabytes(count: int) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -12,11 +12,12 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from smidgen.folders.parts import make_file, write_parts
 from smidgen.model import Decoder
 from smidgen.runtime.errors import ModelFolderError
 from smidgen.training.guards import LossStatistics
 from smidgen.training.optimizers import load_optimizer_tensors, optimizer_tensors
-from smidgen.training.parallel import Ranks, whole_on_main
+from smidgen.training.parallel import Parts, Ranks, own_parts, read_parts
 from smidgen.training.randomness import GENERATORS, capture_randomness, restore_randomness
 
 _OPTIMIZER, _RANDOM, _PRECISION = "optimizer.safetensors", "random.safetensors", "precision.safetensors"
@@ -58,19 +59,19 @@ class TrainerState:
 class CapturedState:
     """A copy of everything in `state/`: it changes no more while training goes on."""
 
-    optimizer: dict[str, Tensor]
+    optimizer: Parts
     precision: dict[str, Tensor]
     """What the precision remembers from step to step (FP8's amax histories)."""
-    averaging: dict[str, Tensor]
+    averaging: Parts
     """The training weights, where the model of the checkpoint is their average."""
     random: dict[str, Tensor]
     trainer: dict[str, Any]
 
     @property
     def nbytes(self) -> int:
-        return sum(
-            t.nbytes for part in (self.optimizer, self.precision, self.averaging, self.random) for t in part.values()
-        )
+        """Of the files that all ranks write together."""
+        small = sum(t.nbytes for part in (self.precision, self.random) for t in part.values())
+        return self.optimizer.nbytes + self.averaging.nbytes + small
 
 
 def capture_state(
@@ -82,20 +83,13 @@ def capture_state(
     averaging: Mapping[str, Tensor],
     device: torch.device,
     ranks: Ranks,
-) -> CapturedState | None:
-    """Copy the state of a run to memory of its own on the main rank, divided tensors whole; None on the others.
-
-    Every rank must call it.
-    """
+) -> CapturedState:
+    """Copy what this rank is to write of the state of a run to memory of its own. Every rank must call it."""
     generators = ranks.gather(capture_randomness(device))
-    optimizer_copies = whole_on_main(optimizer_tensors(optimizer, model), ranks)
-    training_weights = whole_on_main(averaging, ranks)
-    if not ranks.is_main:
-        return None
     return CapturedState(
-        optimizer=optimizer_copies,
+        optimizer=own_parts(optimizer_tensors(optimizer, model), ranks),
         precision=_copies(precision),
-        averaging=training_weights,
+        averaging=own_parts(averaging, ranks),
         random={
             _of_rank(name, rank): tensor
             for rank, (tensors, _) in enumerate(generators)
@@ -105,15 +99,21 @@ def capture_state(
     )
 
 
-def write_state(folder: Path, captured: CapturedState) -> None:
-    """Write the `state/` folder of a checkpoint: safetensors and JSON."""
+def make_state(folder: Path, captured: CapturedState) -> None:
+    """Make the `state/` folder of a checkpoint, of safetensors and JSON: all but what `write_state` fills in."""
     folder.mkdir()
-    save_file(captured.optimizer, folder / _OPTIMIZER)
     save_file(captured.random, folder / _RANDOM)
-    for name, tensors in ((_PRECISION, captured.precision), (_AVERAGING, captured.averaging)):
-        if tensors:
-            save_file(tensors, folder / name)
+    if captured.precision:
+        save_file(captured.precision, folder / _PRECISION)
+    for name, parts in _divisible(captured):
+        make_file(folder / name, parts.whole)
     (folder / _TRAINER).write_text(json.dumps(captured.trainer, indent=1), encoding="utf-8")
+
+
+def write_state(folder: Path, captured: CapturedState) -> None:
+    """Write this rank's part of the `state/` folder that the main rank made."""
+    for name, parts in _divisible(captured):
+        write_parts(folder / name, parts.own)
 
 
 def read_trainer_state(checkpoint: Path) -> TrainerState:
@@ -126,12 +126,14 @@ def read_trainer_state(checkpoint: Path) -> TrainerState:
 
 def read_precision(checkpoint: Path) -> dict[str, Tensor]:
     """What the precision remembered at a checkpoint; empty where it remembers nothing."""
-    return _read_optional(checkpoint / "state" / _PRECISION)
+    path = checkpoint / "state" / _PRECISION
+    return load_file(path) if path.exists() else {}
 
 
-def read_averaging(checkpoint: Path) -> dict[str, Tensor]:
-    """The training weights of a checkpoint whose model is their average; empty where it is not."""
-    return _read_optional(checkpoint / "state" / _AVERAGING)
+def read_averaging(checkpoint: Path, model: Decoder) -> dict[str, Tensor]:
+    """The training weights of a checkpoint whose model is their average, divided as `model`'s; empty if it is not."""
+    path = checkpoint / "state" / _AVERAGING
+    return read_parts(path, dict(model.named_parameters()).get) if path.exists() else {}
 
 
 def restore_state(
@@ -147,7 +149,9 @@ def restore_state(
     A rank that the checkpoint does not know keeps the generators that it was started with.
     """
     tree = _read_tree(checkpoint)
-    load_optimizer_tensors(optimizer, model, load_file(checkpoint / "state" / _OPTIMIZER))
+    parameters = dict(model.named_parameters())
+    stored = read_parts(checkpoint / "state" / _OPTIMIZER, lambda name: parameters.get(name.rpartition(".")[0]))
+    load_optimizer_tensors(optimizer, model, stored)
     # A run that changes to fp16 begins with a fresh scaler; one that leaves it has no use for the old one.
     if scaler.is_enabled() and tree["scaler"]:
         scaler.load_state_dict(tree["scaler"])
@@ -159,8 +163,11 @@ def restore_state(
         restore_randomness(device, own, tree["random"][ranks.rank])
 
 
-def _read_optional(path: Path) -> dict[str, Tensor]:
-    return load_file(path) if path.exists() else {}
+def _divisible(captured: CapturedState) -> Iterator[tuple[str, Parts]]:
+    """The files that hold parts of every rank."""
+    yield _OPTIMIZER, captured.optimizer
+    if captured.averaging.whole:
+        yield _AVERAGING, captured.averaging
 
 
 def _of_rank(name: str, rank: int) -> str:

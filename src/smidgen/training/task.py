@@ -49,3 +49,5 @@ class Task:
     """Written into every checkpoint, so that it is a complete model folder."""
     storage: ModelStorage = WholeModel()  # noqa: RUF009 (it holds nothing)
     """Writes and reads the model of a checkpoint."""
+    seed: int | None = None
+    """Where a new run begins with random weights, their seed: ranks that divide the model need not make the whole."""

@@ -11,10 +11,12 @@ from torch import Tensor
 from smidgen.config import Config, dump_config
 from smidgen.folders.atomic import write_text
 from smidgen.folders.run import Retention, RunFolder
-from smidgen.model import Decoder, count_parameters, flops_per_token
+from smidgen.folders.weights import WEIGHTS
+from smidgen.model import Decoder, count_parameters, flops_per_token, load_architecture
 from smidgen.model.lora import trainable_share
 from smidgen.runtime.errors import TrainingError
 from smidgen.training.averaging import Averaging, restore_averaging, weights_to_keep
+from smidgen.training.base import as_trained
 from smidgen.training.compiling import compile_training, first_pass
 from smidgen.training.devices import device_name, peak_flops, training_kernels
 from smidgen.training.evaluate import evaluate
@@ -27,14 +29,18 @@ from smidgen.training.observer import Observer, Plan
 from smidgen.training.optimizers import average_and_clip, make_optimizer, set_rates
 from smidgen.training.origin import Origin
 from smidgen.training.parallel import (
+    Parts,
     Ranks,
     agree_on_amax,
+    divided_as,
     divided_like,
-    is_divided,
+    load_parts,
+    own_parts,
     parallelize,
     whole_copy,
 )
 from smidgen.training.precision import (
+    agree_on_overflow,
     apply_precision,
     commit_amax,
     compute_dtype,
@@ -87,7 +93,14 @@ class Trainer:
             reuse_freed_memory()
         # Ranks draw different numbers: no two of them drop out the same activations.
         seed_everything(training.seed + ranks.rank)
-        self.model = self._starting_model().to(device)
+        self.is_divided = ranks.degrees.shard * ranks.degrees.tensor > 1
+        # Each rank makes or reads only its parts, except of a new run's base and of adapters.
+        has_parts = self.is_divided and config.tuning.lora is None
+        has_parts = has_parts and (self.checkpoint is not None or task.seed is not None)
+        if has_parts:
+            self.model = as_trained(load_architecture(config.model), config)
+        else:
+            self.model = self._starting_model().to(device)
         conversion = apply_precision(self.model, training.precision, device)
         self.model.set_dropout(training.dropout)
         self.model.train()
@@ -96,6 +109,9 @@ class Trainer:
         if training.compile:
             compile_training(self.model)
         self.parallel = parallelize(self.model, task.objective.loss, ranks)
+        if has_parts:
+            self.parallel.allocate(device)
+            self._fill_parts()
         seq_len = training.seq_len or config.model.max_seq_len
         self.tokens_per_pass = training.batch_size * seq_len * task.data.rows_per_sequence
         self.optimizer = make_optimizer(self.model, training.optimizer)
@@ -108,7 +124,9 @@ class Trainer:
             if ranks.is_main:
                 run.refresh(retention)
         self.guard = StepGuard(self.state.losses, training.spikes, self.scaler.is_enabled())
-        self.writer = CheckpointWriter(run, retention, task.storage, task.tokenizer)
+        # Of a model that every rank has whole, the main rank writes all.
+        writers = ranks.beside() if self.is_divided else Ranks()
+        self.writer = CheckpointWriter(run, retention, task.storage, task.tokenizer, writers)
 
         if ranks.is_main:
             write_text(run.config_path, dump_config(config))
@@ -152,16 +170,19 @@ class Trainer:
     def _run(self) -> Path | None:
         training, state = self.training, self.state
         try:
-            while state.step < self.total_steps and not self._stop():
+            is_to_stop = self._stop()
+            while state.step < self.total_steps and not is_to_stop:
                 self._step()
                 if self.guard.exhausted:
                     self._save(validation_loss=None)
                     raise diagnosis(self.model, state.step, self.guard.reason, self.lr)
                 with self.reporter.paused():
-                    if self.ranks.any(self.observer.wants_model(state.step)):
+                    is_to_stop, is_to_show = self._hear_ranks()
+                    if is_to_show:
                         self._show_model()
                     if self._due(training.eval_every) or self._due(training.checkpoint_every):
                         self._evaluate_and_save()
+                        is_to_stop = self._stop()
                     self._hear_of_checkpoints(wait=False)
             if self.copied_step < state.step:
                 self._save(validation_loss=None)
@@ -187,7 +208,7 @@ class Trainer:
         figures = self._compile() if self.is_to_compile else self._accumulate_gradients()
         verdict = self.guard.judge(figures["loss"] / max(figures["weight"], 1), figures["grad_norm"])
         if verdict == "take":
-            self.scaler.step(self.optimizer)
+            self.optimizer.step()
             agree_on_amax(self.model, self.ranks)
             commit_amax(self.model)
             if self.averaging is not None:
@@ -195,6 +216,7 @@ class Trainer:
         else:
             discard_amax(self.model)
         if self.scaler.is_enabled():
+            agree_on_overflow(self.scaler, self.optimizer, figures["grad_norm"])
             self.scaler.update()
         state.seconds = time.perf_counter() - self.begun
         if self.guard.reason:
@@ -213,12 +235,26 @@ class Trainer:
         """Whether some rank was asked to stop, or is out of time."""
         return self.ranks.any(self.signals.stop)
 
+    def _hear_ranks(self) -> tuple[bool, bool]:
+        """Whether to stop, as `_stop` says, and whether the observer wants to see the model: one call for both."""
+        flags = torch.tensor([self.signals.stop, self.observer.wants_model(self.state.step)], dtype=torch.int32)
+        is_to_stop, is_to_show = self.ranks.largest(flags).tolist()
+        return bool(is_to_stop), bool(is_to_show)
+
     def _show_model(self) -> None:
         """Let the observer see the model as it would be saved."""
         with weights_to_keep(self.optimizer, self.averaging):
-            shown = whole_copy(self.model, self.ranks) if is_divided(self.model) else self.model
+            shown = whole_copy(self.model, self.ranks) if self.is_divided else self.model
             if shown is not None:
                 self.observer.shown_model(self.state.step, shown, self.task.tokenizer)
+
+    def _fill_parts(self) -> None:
+        """Give a divided model the weights of the checkpoint, or random ones."""
+        if self.checkpoint is not None:
+            load_parts(self.checkpoint / "model" / WEIGHTS, dict(self.model.named_parameters()))
+        else:
+            assert self.task.seed is not None
+            self.model.initialize(self.task.seed, divided_as)
 
     def _starting_model(self) -> Decoder:
         if self.checkpoint is None:
@@ -258,12 +294,13 @@ class Trainer:
         self._agree_on_checkpoint()
         if self.checkpoint is None:
             return
-        saved = dict(self.task.storage.load(self.checkpoint / "model").named_parameters())
-        with torch.no_grad():
-            for parameter, weight in zip(
-                self.model.parameters(), divided_like(self.model, saved).values(), strict=True
-            ):
-                parameter.copy_(weight)
+        if self.is_divided and self.model.adapter is None:
+            self._fill_parts()
+        else:
+            saved = dict(self.task.storage.load(self.checkpoint / "model").named_parameters())
+            with torch.no_grad():
+                for name, weight in divided_like(self.model, saved).items():
+                    self.model.get_parameter(name).copy_(weight)
         self._restore(self.checkpoint)
         earlier = read_trainer_state(self.checkpoint)
         # The cursor stays behind the data that was read, and the count of refused steps goes on.
@@ -275,9 +312,9 @@ class Trainer:
         """Put everything beside the model, which is the checkpoint's, back to where it was."""
         restore_state(checkpoint, self.model, self.optimizer, self.scaler, self.device, self.ranks)
         load_precision_state(self.model, read_precision(checkpoint))
-        weights = read_averaging(checkpoint)
+        weights = read_averaging(checkpoint, self.model)
         if weights:
-            restore_averaging(self.model, self.averaging, divided_like(self.model, weights))
+            restore_averaging(self.model, self.averaging, weights)
         if isinstance(self.optimizer, ScheduleFreeAdamW):
             self.optimizer.train()
 
@@ -314,7 +351,7 @@ class Trainer:
         self.metrics.sync()
         with weights_to_keep(self.optimizer, self.averaging):
             averaging = {} if self.averaging is None else self.averaging.tensors()
-            model = whole_copy(self.model, self.ranks)
+            model, weights = self._copy_model()
             captured = capture_state(
                 self.state,
                 self.model,
@@ -326,9 +363,20 @@ class Trainer:
                 self.ranks,
             )
         self.copied_step = self.state.step
-        if model is not None and captured is not None:
+        if self.ranks.is_main or self.is_divided:
             self.observer.saving(self.state.step)
-            self.writer.begin(Copy(self.state.step, model, captured, validation_loss))
+            self.writer.begin(Copy(self.state.step, model, weights, captured, validation_loss))
+
+    def _copy_model(self) -> tuple[Decoder, Parts]:
+        """What this rank is to save of the model: the whole, or its parts and the structure of the whole.
+
+        Adapters are small: the main rank saves them whole.
+        """
+        if self.is_divided and self.model.adapter is None:
+            parts = own_parts(dict(self.model.named_parameters()), self.ranks)
+            return load_architecture(self.model.config), parts
+        copy = whole_copy(self.model, self.ranks)
+        return load_architecture(self.model.config) if copy is None else copy, Parts()
 
     def _hear_of_checkpoints(self, *, wait: bool) -> None:
         """Tell how the checkpoint that was being written ended."""

@@ -1,4 +1,8 @@
-"""A run on several ranks in which one of them meets a NaN, then is asked to stop: `fault_worker.py RUN RESULT`."""
+"""A run on several ranks in which one of them meets a NaN, then is asked to stop.
+
+`fault_worker.py RUN RESULT SHARD TENSOR PRECISION`. In fp16 the fault is an infinity in what one rank holds of one
+gradient.
+"""
 
 from __future__ import annotations
 
@@ -7,9 +11,11 @@ import os
 import signal
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
+from torch.distributed.tensor import DTensor
 
 from smidgen.config import load_config
 from smidgen.data import Batch as ArrayBatch
@@ -17,6 +23,8 @@ from smidgen.model import Decoder
 from smidgen.runtime.protocols import Tokenizer
 from smidgen.training import LanguageModeling, Loss, Observer, Task, TrainingData, train
 from smidgen.training.objectives import Batch
+from smidgen.training.parallel.divided import Sharded
+from smidgen.training.trainer import Trainer
 
 LOOK_AT, NAN_AT, STOP_AT, LENGTH, VOCAB = 2, 3, 6, 16, 61
 
@@ -33,8 +41,8 @@ class Stream:
 class Faulty(LanguageModeling):
     """On the last rank, the loss of one step is no number, and in a later one a signal arrives."""
 
-    def __init__(self) -> None:
-        self.calls = 0
+    def __init__(self, is_scaled: bool) -> None:
+        self.calls, self.is_scaled = 0, is_scaled
         self.is_last = int(os.environ["RANK"]) == int(os.environ["WORLD_SIZE"]) - 1
 
     def loss(self, model: Decoder, batch: Batch) -> Loss:
@@ -44,7 +52,25 @@ class Faulty(LanguageModeling):
         self.calls += 1
         if self.calls == STOP_AT:
             os.kill(os.getpid(), signal.SIGTERM)
-        return (total * float("nan") if self.calls == NAN_AT else total), weight, figures
+        is_fault = self.calls == NAN_AT and not self.is_scaled
+        return (total * float("nan") if is_fault else total), weight, figures
+
+
+def break_gradient(at: int) -> None:
+    """Let one element of a gradient that only the last rank holds overflow in step `at`."""
+    calls = 0
+    finish = Sharded.finish_gradients
+
+    def broken(self: Sharded) -> None:
+        nonlocal calls
+        finish(self)
+        calls += 1
+        if calls == at and int(os.environ["RANK"]) == int(os.environ["WORLD_SIZE"]) - 1:
+            gradients = [p.grad for p in self._parameters() if isinstance(p.grad, DTensor)]
+            gradient = next(g for g in gradients if g.placements[-1].is_shard())
+            gradient.to_local().view(-1)[0] = float("inf")
+
+    Sharded.finish_gradients = broken  # type: ignore[method-assign]
 
 
 class Onlooker(Observer):
@@ -61,30 +87,53 @@ class Onlooker(Observer):
         self.logits = model(torch.arange(LENGTH)[None])
 
 
-def main(run: str, result: str, shard: str) -> None:
+def main(run: str, result: str, shard: str, tensor: str, precision: str) -> None:
     torch.set_num_threads(1)
+    trainers: list[Trainer] = []
+    init = Trainer.__init__
+
+    def kept(trainer: Trainer, *arguments: Any) -> None:
+        trainers.append(trainer)
+        init(trainer, *arguments)
+
+    Trainer.__init__ = kept  # type: ignore[method-assign]
+    if precision == "fp16":
+        break_gradient(NAN_AT)
     fields = {
         "model.vocab_size": VOCAB,
+        "model.vocab_padding_multiple": 2,
         "model.hidden_size": 32,
         "model.num_layers": 2,
         "model.max_seq_len": LENGTH,
         "model.attention.head_dim": 8,
         "model.feed_forward.intermediate_size": 64,
         "training.device": "cpu",
-        "training.precision": "fp32",
+        "training.precision": precision,
         "training.max_steps": 50,
         "training.batch_size": 4,
         "training.log_every": 1,
         "training.ema_decay": 0.9,
         "training.parallel.shard": int(shard),
+        "training.parallel.tensor": int(tensor),
     }
     config = load_config("elite-tiny", fields)
     data = TrainingData(Stream(), None, "data", None, None)
     onlooker = Onlooker()
-    summary = train(config, Task(Faulty(), data, lambda: Decoder(config.model).initialize(0), None), run, onlooker)
+    summary = train(
+        config,
+        Task(Faulty(precision == "fp16"), data, lambda: Decoder(config.model).initialize(0), None),
+        run,
+        onlooker,
+    )
     assert onlooker.logits.numel() == (LENGTH * VOCAB if os.environ["RANK"] == "0" else 0)
     assert summary.checkpoint is not None
-    answer = {"steps": summary.steps, "signal": summary.stopped_by, "checkpoint": summary.checkpoint.name}
+    scale = trainers[0].scaler.get_scale()
+    answer = {
+        "steps": summary.steps,
+        "signal": summary.stopped_by,
+        "checkpoint": summary.checkpoint.name,
+        "scale": scale,
+    }
     Path(f"{result}-{os.environ['RANK']}").write_text(json.dumps(answer))
 
 

@@ -53,6 +53,12 @@ ON_FOUR = [
 ]
 
 
+PRODUCTS = [
+    *(case(degrees, preset, **CHECKPOINTED) for degrees in ([2, 2, 1], [2, 1, 2], [1, 2, 2]) for preset in FAMILIES),
+    *(case([1, 2, 2], preset, "aot_eager", **SELECTIVE, model__num_layers=1) for preset in FAMILIES),
+]
+
+
 def name(case: dict[str, Any]) -> str:
     degrees = "x".join(map(str, case["degrees"]))
     return " ".join(map(str, [degrees, case["preset"], case["backend"] or "eager", *case["overrides"].values()]))
@@ -105,6 +111,17 @@ def test_compiled_ranks_give_one_rank_s_losses_and_weights(tmp_path: Path, run_r
     """The same by the true compiler, with selective checkpointing."""
     found = answers(tmp_path, run_ranks, 2, COMPILED)
     for one in COMPILED:
+        check(one, found[name(one)])
+
+
+@pytest.mark.torture
+def test_products_of_all_kinds_give_one_rank_s_losses_and_weights(
+    tmp_path: Path, run_ranks: Callable[..., None]
+) -> None:
+    """Every family on four ranks: hybrid sharding, replicas of divided tensors, shards of divided tensors; with full
+    checkpointing, and compiled with selective checkpointing."""
+    found = answers(tmp_path, run_ranks, 4, PRODUCTS)
+    for one in PRODUCTS:
         check(one, found[name(one)])
 
 

@@ -87,13 +87,21 @@ def test_a_run_of_two_ranks_is_that_of_one_and_goes_on_with_any_number(
             assert (ended[name] - tensor).abs().max() < 1e-5, name
 
 
-@pytest.mark.parametrize("shard", [1, 2])
-def test_what_befalls_one_rank_is_everyone_s(tmp_path: Path, run_ranks: Callable[..., None], shard: int) -> None:
-    """A NaN on one rank skips the step on both; SIGTERM to one stops both after saving, at the same step."""
+@pytest.mark.parametrize(
+    ("shard", "tensor", "precision"), [(1, 1, "fp32"), (2, 1, "fp32"), (2, 1, "fp16"), (1, 2, "fp16")]
+)
+def test_what_befalls_one_rank_is_everyone_s(
+    tmp_path: Path, run_ranks: Callable[..., None], shard: int, tensor: int, precision: str
+) -> None:
+    """A NaN on one rank skips the step on both, an overflow in its part of a gradient halves the scale of both; SIGTERM
+    to one stops both after saving, at the same step."""
     run = tmp_path / "run"
-    run_ranks(2, Path(__file__).with_name("fault_worker.py"), run, tmp_path / "result", shard)
+    run_ranks(2, Path(__file__).with_name("fault_worker.py"), run, tmp_path / "result", shard, tensor, precision)
     answers = [json.loads((tmp_path / f"result-{rank}").read_text()) for rank in (0, 1)]
-    assert answers[0] == answers[1] == {"steps": 6, "signal": signal.SIGTERM, "checkpoint": "step-00000006"}
+    # The first scale is 2^16 over the 64 labels of a pass.
+    scale = 2.0**10 / 2 if precision == "fp16" else 1.0
+    expected = {"steps": 6, "signal": signal.SIGTERM, "checkpoint": "step-00000006", "scale": scale}
+    assert answers[0] == answers[1] == expected
     lines = list(read_metrics(run / "metrics.jsonl"))
     assert [line["step"] for line in lines if line["kind"] == "skip"] == [3]
     assert all(tensor.isfinite().all() for tensor in load_file(run / "last" / "model/model.safetensors").values())

@@ -12,11 +12,13 @@ from smidgen.training.parallel.gather import (
     whole_on_main,
 )
 from smidgen.training.parallel.model import Parallel, parallelize
+from smidgen.training.parallel.parts import Parts, load_parts, own_parts, read_parts
 from smidgen.training.parallel.ranks import ProcessGroup, Ranks, is_main_rank, joined_ranks, rank_device, world_size
 
 __all__ = [
     "Degrees",
     "Parallel",
+    "Parts",
     "ProcessGroup",
     "Ranks",
     "agree_on_amax",
@@ -25,9 +27,12 @@ __all__ = [
     "is_divided",
     "is_main_rank",
     "joined_ranks",
+    "load_parts",
     "local_parts",
+    "own_parts",
     "parallelize",
     "rank_device",
+    "read_parts",
     "resolve_degrees",
     "whole",
     "whole_copy",

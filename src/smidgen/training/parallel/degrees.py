@@ -48,8 +48,6 @@ def resolve_degrees(config: Config, world_size: int) -> Degrees:
             f" {degrees.size} with 'torchrun --nproc-per-node {degrees.size} -m smidgen …' or change the degrees"
         )
     _check_batch(config, degrees)
-    if config.training.precision == "fp16" and degrees.shard * degrees.tensor > 1:
-        raise ConfigError("training.precision = fp16: its gradient scaler knows no divided weights; use bf16 or fp32")
     if degrees.tensor > 1:
         _check_tensor(config, degrees.tensor)
     return degrees

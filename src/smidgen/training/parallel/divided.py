@@ -81,6 +81,10 @@ class Sharded(Parallel):
         result: Loss = self._module(batch)
         return result
 
+    def allocate(self, device: torch.device) -> None:
+        # Through the outermost module, which FSDP has to hear of it.
+        self._module._apply(lambda t: torch.empty_like(t, device=device) if t.is_meta else t)
+
     @contextmanager
     def accumulating(self, is_last: bool) -> Iterator[None]:
         for shard in self._shards:

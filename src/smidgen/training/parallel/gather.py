@@ -41,8 +41,10 @@ def local_parts(tensors: Sequence[Tensor]) -> list[Tensor]:
 def divided_as(tensor: Tensor, parameter: Tensor) -> Tensor:
     """A whole tensor, equal on every rank, on the device of `parameter` and divided as it is.
 
-    One without dimensions, such as a count of steps, stays whole.
+    One without dimensions, such as a count of steps, stays whole; one that is divided already stays as it is.
     """
+    if is_dtensor(tensor):
+        return tensor
     tensor = tensor.to(parameter.device)
     if is_dtensor(parameter) and tensor.dim():
         from torch.distributed.tensor import distribute_tensor

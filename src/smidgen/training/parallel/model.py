@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
+import torch
+
 from smidgen.model import Decoder
 from smidgen.training.objectives import Batch, Loss
 from smidgen.training.parallel.ranks import ProcessGroup, Ranks
@@ -21,6 +23,9 @@ class Parallel:
     def loss(self, model: Decoder, batch: Batch) -> Loss:
         """The loss of this rank's share of a batch. Every rank calls it equally often, in training and evaluation."""
         return self._loss(model, batch)
+
+    def allocate(self, device: torch.device) -> None:
+        """Give weights that are on the meta device memory on another, of this rank's parts only."""
 
     @contextmanager
     def accumulating(self, is_last: bool) -> Iterator[None]:

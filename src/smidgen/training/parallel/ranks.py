@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import logging
 import os
 from collections.abc import Callable, Iterator
@@ -67,6 +68,14 @@ class Ranks:
         """Every rank's `value`, for the main rank; empty for the others."""
         return [value]
 
+    def exchange(self, value: Value) -> list[Value]:
+        """Every rank's `value`, on every rank."""
+        return [value]
+
+    def beside(self) -> Ranks:
+        """The same ranks for a thread beside the training, whose `exchange` does not meet the training's calls."""
+        return self
+
     def on_main(self, function: Callable[[], Value]) -> Value:
         """What `function` returns on the main rank, on every rank; a SmidgenError that it raises is everyone's."""
         result: Value | None = None
@@ -100,6 +109,7 @@ class ProcessGroup(Ranks):
         # Every rank must take part in making every group.
         shares = [dist.new_group(list(range(first, self.size, degrees.tensor))) for first in range(degrees.tensor)]
         self._share_group = shares[self.rank % degrees.tensor]
+        self._exchange_group: dist.ProcessGroup | None = None
 
     def highest(self, number: int) -> int:
         # On the CPU: a signal must not wait for a busy GPU.
@@ -129,6 +139,16 @@ class ProcessGroup(Ranks):
         gathered: list[Any] | None = [None] * self.size if self.is_main else None
         dist.gather_object(value, gathered)
         return gathered or []
+
+    def exchange(self, value: Value) -> list[Value]:
+        values: list[Any] = [None] * self.size
+        dist.all_gather_object(values, value, group=self._exchange_group)
+        return values
+
+    def beside(self) -> Ranks:
+        other = copy.copy(self)
+        other._exchange_group = dist.new_group(backend="gloo")
+        return other
 
 
 def world_size() -> int:
