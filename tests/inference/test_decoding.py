@@ -186,3 +186,13 @@ def test_on_a_gpu(preset: str) -> None:
     expected = [greedy_without_engine(model, prompt, 12) for prompt in prompts]
     engine = TorchEngine(model.cuda(), max_batch_size=3)
     assert tokens(engine, prompts, SamplingParams(max_new_tokens=12, temperature=0)) == expected
+
+
+@pytest.mark.parametrize("preset", DTYPES)
+def test_a_single_row_is_told_by_its_position(preset: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The cheaper step of one request answers as the step of tensors does, also beyond a ring's window."""
+    model, prompts = make_model(preset, DTYPES[preset]), make_prompts((3, 75))
+    params = SamplingParams(max_new_tokens=90, temperature=0)
+    alone = tokens(TorchEngine(model, max_batch_size=1), prompts, params)
+    monkeypatch.setattr(DecodingStep, "_through_layers_by_position", DecodingStep._through_layers)
+    assert alone == tokens(TorchEngine(model, max_batch_size=1), prompts, params)

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from smidgen.kernels.integer_products import DIGITS, int8_codes_linear, int8_linear, multiplies_int8
+from smidgen.kernels.integer_products import int8_codes_linear, int8_linear, multiplies_int8
 from smidgen.kernels.layouts import Int8Rows, TernaryPacked
 from smidgen.kernels.ternary import int8_codes
 from smidgen.kernels.ternary_packing import unpack_ternary
@@ -53,7 +53,7 @@ def integer_linear(linear: QuantizedLinear, dtype: torch.dtype) -> IntegerLinear
 
 def integer_form(matrix: StoredMatrix, dtype: torch.dtype) -> tuple[Tensor, Tensor] | None:
     """Codes int8 [N, K] and scales float32 [N] of a stored matrix, or None."""
-    if dtype not in DIGITS or not multiplies_int8(matrix.device):
+    if dtype not in (torch.float32, torch.bfloat16) or not multiplies_int8(matrix.device):
         return None
     stored = matrix.stored
     match matrix.layout:

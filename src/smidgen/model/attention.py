@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from smidgen import config
 from smidgen.config import LayerType
 from smidgen.model.attend import Visibility, attend
-from smidgen.model.cache import CacheStep, LayerCache, LayerShape, TokenStep
+from smidgen.model.cache import AnyStep, LayerCache, LayerShape
 from smidgen.model.norm import make_norm
 from smidgen.model.quantized import linear_maker
 from smidgen.model.rope import (
@@ -38,7 +38,7 @@ class LayerInputs:
     rotation: Rotation
     visibility: Visibility
     dropout: float
-    step: CacheStep | TokenStep | None
+    step: AnyStep | None
 
 
 class GroupedQueryAttention(nn.Module):

@@ -68,11 +68,13 @@ class LayerCache:
         values = None if self.values is None else self.values[start:stop]
         return LayerCache(self.capacity, self.window, self.keys[start:stop], values)
 
-    def append(self, key: Tensor, value: Tensor | None, step: CacheStep | TokenStep) -> tuple[Tensor, Tensor | None]:
+    def append(self, key: Tensor, value: Tensor | None, step: AnyStep) -> tuple[Tensor, Tensor | None]:
         """Store key [B, K, T, d] and value [B, K, T, e]; returns what the step's queries attend to.
 
         The result fits `step.visibility[...]` of this layer's type. Value is None for a latent layer.
         """
+        if isinstance(step, RowStep):
+            return self._append_to_row(key, value, step)
         if isinstance(step, TokenStep):
             return self._append_token(key, value, step)
         if step.starts_empty:
@@ -89,6 +91,13 @@ class LayerCache:
         self._write(key, value, step)
         stop = min(step.longest, self.capacity)
         return self.keys[:, :, :stop], None if self.values is None else self.values[:, :, :stop]
+
+    def _append_to_row(self, key: Tensor, value: Tensor | None, step: RowStep) -> tuple[Tensor, Tensor | None]:
+        self.keys[:, :, step.slot : step.slot + 1] = key
+        if self.values is None or value is None:
+            return self.keys[:, :, : step.stop], None
+        self.values[:, :, step.slot : step.slot + 1] = value
+        return self.keys[:, :, : step.stop], self.values[:, :, : step.stop]
 
     def _append_token(self, key: Tensor, value: Tensor | None, step: TokenStep) -> tuple[Tensor, Tensor | None]:
         heads = torch.arange(key.shape[1], device=key.device)
@@ -119,6 +128,16 @@ class TokenStep:
     """int64 [B]: 0 … B - 1."""
     slots: Tensor
     """int64 [B]: where each row's token is stored; the layer's capacity for rows without one."""
+    stop: int
+    """Slots that are attended to."""
+    starts_empty: bool = False
+
+
+@dataclass(frozen=True)
+class RowStep:
+    """One token for a single row whose place the host knows, for the layers of one type: the cheapest to write."""
+
+    slot: int
     stop: int
     """Slots that are attended to."""
     starts_empty: bool = False
@@ -197,6 +216,9 @@ class CacheStep:
             discarded = discarded | (stored < self.lengths[:, None] - capacity)
             stored = stored % capacity
         return torch.where(discarded, capacity, stored).to(self._device)
+
+
+AnyStep = CacheStep | TokenStep | RowStep
 
 
 class Cache:
