@@ -144,7 +144,7 @@ int32_t edge_product(int32_t isa, const EdgeMatrix* source, int32_t tokens, cons
         std::string error = pack_matrix(*source, m, arena, pool);
         if (!error.empty()) return fail(error.c_str());
         const size_t rows = size_t(round_up(tokens, k->block)), stride = size_t(m.padded), out = size_t(m.tiles) * kTile;
-        Arena memory(rows * (stride * 12 + out * 4 + 256) + stride * kTile * 2 + 65536);
+        Arena memory(rows * (stride * 12 + out * 4 + 256) + stride * kPanelBytes * 2 + 65536);
         Inputs in;
         in.stride = int64_t(stride);
         in.values = static_cast<float*>(memory.take(rows * stride * 4)), in.codes = static_cast<int8_t*>(memory.take(rows * stride));
@@ -153,7 +153,7 @@ int32_t edge_product(int32_t isa, const EdgeMatrix* source, int32_t tokens, cons
         in.block_codes = static_cast<int8_t*>(memory.take(rows * stride));
         in.block_sums = static_cast<int32_t*>(memory.take(rows * stride / 8));
         float* result = static_cast<float*>(memory.take(rows * out * 4));
-        uint8_t* scratch = static_cast<uint8_t*>(memory.take(stride * kTile * 2));
+        uint8_t* scratch = static_cast<uint8_t*>(memory.take(stride * kPanelBytes * 2));
         for (int t = 0; t < tokens; t++) {
             std::memcpy(in.values + t * in.stride, x + int64_t(t) * m.cols, size_t(m.cols) * 4);
             in.scale[t] = k->quantize(in.values + t * in.stride, m.cols, m.padded, 1e-5f, in.codes + t * in.stride, in.sums + t * (in.stride / kSumGroup));

@@ -81,9 +81,29 @@ inline T larger(T a, T b) {
 }
 inline int64_t round_up(int64_t n, int64_t multiple) { return (n + multiple - 1) / multiple * multiple; }
 
+// Loops over registers, written out: an array is kept in registers only where every index of it is a constant.
+#if defined(__clang__)
+#define UNROLL _Pragma("clang loop unroll(full)")
+#else
+#define UNROLL _Pragma("GCC unroll 16")
+#endif
+
+// Word w of row n becomes word w * size + n of `out`: `words` 4-byte words of `count` rows, zero in the rest of a block.
+inline void transpose_words_one_by_one(const uint8_t* rows, int64_t row_bytes, int count, int words, int size, uint8_t* out) {
+    for (int n = 0; n < size; n++) {
+        const uint8_t* row = rows + n * row_bytes;
+        for (int64_t w = 0; w < words; w++) {
+            uint32_t word = 0;
+            if (n < count) std::memcpy(&word, row + 4 * w, 4);
+            std::memcpy(out + (w * size + n) * 4, &word, 4);
+        }
+    }
+}
+
 constexpr int kTile = 16;      // rows of a tile, lanes of a vector
 constexpr int kColumns = 64;   // columns are padded to a multiple of this
 constexpr int kSumGroup = 32;  // columns whose sum of codes is kept beside a quantised input
+constexpr int kPanelBytes = 20;  // scratch memory for each column of a tile that `gemm` unpacks
 
 }  // namespace
 }  // namespace smidgen

@@ -49,7 +49,7 @@ struct Kernels {
     void (*activate)(int kind, float* gate, const float* up, int n);
     // y [token][row] for tiles first ... last - 1 and tokens token ... token + count - 1 of x.
     void (*matvec)(const Matrix&, int first, int last, const Inputs& x, int token, int count, float* y, int64_t y_stride);
-    // The same for many tokens, whole blocks of x; `scratch` holds two unpacked tiles (padded columns * 16 * 2 bytes).
+    // The same for many tokens, whole blocks of x; `scratch` holds two unpacked tiles (padded columns * kPanelBytes * 2).
     void (*gemm)(const Matrix&, int first, int last, const Inputs& x, int tokens, float* y, int64_t y_stride,
                  uint8_t* scratch);
     // Copy token rows into a block: `count` tokens from row `token`, the rest of the block zero.

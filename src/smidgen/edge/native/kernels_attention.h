@@ -17,18 +17,18 @@ template <int Dtype, int Rows, int Tiles>
 inline void score_tiles(int all_rows, const float* q, int dim, const void* const* keys, const float* const* scales,
                         bool accumulate, float* s, int64_t stride) {
     F acc[Tiles][Rows];
-    for (int t = 0; t < Tiles; t++)
-        for (int r = 0; r < Rows; r++) acc[t][r] = zero();
+    UNROLL for (int t = 0; t < Tiles; t++)
+        UNROLL for (int r = 0; r < Rows; r++) acc[t][r] = zero();
     for (int d = 0; d < dim; d++) {
         F k[Tiles];
-        for (int t = 0; t < Tiles; t++) k[t] = load_cached<Dtype>(keys[t], d);
-        for (int r = 0; r < Rows; r++) {
-            F x = set1(q[d * all_rows + r]);
-            for (int t = 0; t < Tiles; t++) acc[t][r] = fma(k[t], x, acc[t][r]);
+        UNROLL for (int t = 0; t < Tiles; t++) k[t] = load_cached<Dtype>(keys[t], d);
+        UNROLL for (int r = 0; r < Rows; r++) {
+            const F x = set1(q[d * all_rows + r]);
+            UNROLL for (int t = 0; t < Tiles; t++) fma_into(acc[t][r], k[t], x);
         }
     }
-    for (int t = 0; t < Tiles; t++)
-        for (int r = 0; r < Rows; r++) {
+    UNROLL for (int t = 0; t < Tiles; t++)
+        UNROLL for (int r = 0; r < Rows; r++) {
             F value = acc[t][r];
             if constexpr (Dtype == DT_I8) value = mul(value, load(scales[t]));
             float* target = s + r * stride + 16 * t;
@@ -39,7 +39,7 @@ inline void score_tiles(int all_rows, const float* q, int dim, const void* const
 template <int Dtype, int Rows>
 inline void score_rows(int all_rows, const float* q, int dim, int tiles, const void* const* keys,
                        const float* const* scales, bool accumulate, float* s, int64_t stride) {
-    constexpr int kMany = Rows >= 8 ? 1 : kScoreTiles;
+    constexpr int kMany = kScoreTiles;
     int t = 0;
     for (; t + kMany <= tiles; t += kMany)
         score_tiles<Dtype, Rows, kMany>(all_rows, q, dim, keys + t, scales + t, accumulate, s + 16 * t, stride);
@@ -75,15 +75,21 @@ template <int Dtype, int Rows, int Dims>
 inline void mix_block(const float* p, int64_t stride, int d, int tiles, const void* const* values, float* out,
                       int64_t out_stride) {
     F acc[Rows][Dims];
-    for (int r = 0; r < Rows; r++)
-        for (int j = 0; j < Dims; j++) acc[r][j] = zero();
+    UNROLL for (int r = 0; r < Rows; r++)
+        UNROLL for (int j = 0; j < Dims; j++) acc[r][j] = zero();
     for (int t = 0; t < tiles; t++) {
         F v[Dims];
-        for (int j = 0; j < Dims; j++) v[j] = load_cached<Dtype>(values[t], d + j);
-        for (int r = 0; r < Rows; r++) {
-            F weight = load(p + r * stride + 16 * t);
-            for (int j = 0; j < Dims; j++) acc[r][j] = fma(weight, v[j], acc[r][j]);
+        UNROLL for (int j = 0; j < Dims; j++) v[j] = load_cached<Dtype>(values[t], d + j);
+        UNROLL for (int r = 0; r < Rows; r++) {
+            const F weight = load(p + r * stride + 16 * t);
+            UNROLL for (int j = 0; j < Dims; j++) fma_into(acc[r][j], weight, v[j]);
         }
+    }
+    if constexpr (Rows == 4 && Dims == 4) {
+        float sums[16];
+        store(sums, sums16(&acc[0][0]));
+        for (int r = 0; r < 4; r++) std::memcpy(out + r * out_stride + d, sums + 4 * r, 16);
+        return;
     }
     for (int r = 0; r < Rows; r++)
         for (int j = 0; j < Dims; j++) out[r * out_stride + d + j] = reduce_add(acc[r][j]);

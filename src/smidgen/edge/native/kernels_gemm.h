@@ -12,31 +12,23 @@ inline int block_size(int tokens, int token) {
 }
 
 void pack_values(const Inputs& x, int token, int count, int columns) {
-    const int size = count >= kBlock ? kBlock : (count + 3) & ~3;
-    float* out = x.block_values + token * x.stride;
-    for (int n = 0; n < size; n++) {
-        const float* row = x.values + (token + n) * x.stride;
-        for (int c = 0; c < columns; c++) out[int64_t(c) * size + n] = n < count ? row[c] : 0.0f;
-    }
+    const int size = block_size(count, 0);
+    transpose_words(reinterpret_cast<const uint8_t*>(x.values + token * x.stride), x.stride * 4, count, columns, size,
+                    reinterpret_cast<uint8_t*>(x.block_values + token * x.stride));
 }
 
 void pack_codes(const Inputs& x, int token, int count, int columns) {
-    const int size = count >= kBlock ? kBlock : (count + 3) & ~3;
-    int8_t* out = x.block_codes + token * x.stride;
-    int32_t* sums = x.block_sums + token * (x.stride / kSumGroup);
-    for (int n = 0; n < size; n++) {
-        const int8_t* row = x.codes + (token + n) * x.stride;
-        for (int c = 0; c < columns; c += 4) {
-            int32_t four = 0;
-            if (n < count) std::memcpy(&four, row + c, 4);
-            std::memcpy(out + (int64_t(c / 4) * size + n) * 4, &four, 4);
-        }
-        const int32_t* own = x.sums + (token + n) * (x.stride / kSumGroup);
-        for (int g = 0; g < columns / kSumGroup; g++) sums[int64_t(g) * size + n] = n < count ? own[g] : 0;
-    }
+    const int size = block_size(count, 0);
+    const int64_t sums = x.stride / kSumGroup;
+    transpose_words(reinterpret_cast<const uint8_t*>(x.codes + token * x.stride), x.stride, count, columns / 4, size,
+                    reinterpret_cast<uint8_t*>(x.block_codes + token * x.stride));
+    for (int g = 0; g < columns / kSumGroup; g++)
+        for (int n = 0; n < size; n++)
+            x.block_sums[token * sums + int64_t(g) * size + n] = n < count ? x.sums[(token + n) * sums + g] : 0;
 }
 
-// A tile of nibbles or ternary codes as bytes, in the layout of INT8 (without its 128).
+// A tile of nibbles or ternary codes as bytes, in the layout of INT8 (without its 128). Behind nibbles follow the
+// scales as floats and the zero points as int32, [groups, 16] each.
 inline void unpack_tile(const Matrix& m, int tile, uint8_t* out) {
     const uint8_t* w = m.data + tile * m.tile_bytes;
     if (m.format == FMT_INT4) {
@@ -46,6 +38,10 @@ inline void unpack_tile(const Matrix& m, int tile, uint8_t* out) {
                 store_bytes(out + 64 * j, masked<0x0f>(b));
                 store_bytes(out + 64 * (j + 4), shifted<4, 0x0f>(b));
             }
+        for (int g = 0; g < m.groups; g++, out += 64, w += 16 * m.scale_bytes)
+            store(reinterpret_cast<float*>(out), m.scale_bytes == 2 ? load_scales<2>(w) : load_scales<4>(w));
+        for (int g = 0; m.has_zeros && g < m.groups; g++, out += 64, w += 16)
+            store(reinterpret_cast<float*>(out), as_float(load_u8(w)));
         return;
     }
     for (int c = 0; c < m.padded; c += 16, out += 256, w += 64) {
@@ -57,89 +53,110 @@ inline void unpack_tile(const Matrix& m, int tile, uint8_t* out) {
     }
 }
 
+// The weights that come next, asked for while the present ones are multiplied: a piece for each block of tokens.
+struct Ahead {
+    const uint8_t *one, *other;
+    int64_t step;
+    void ask() {
+        prefetch_far(one), prefetch_far(other);
+        one += step, other += step;
+    }
+};
+
 template <int Tiles, int N>
-inline void gemm_codes(const Matrix& m, int tile, const uint8_t* const* w, int bias, const Inputs& x, int token, int count,
-                       float* y, int64_t y_stride) {
+inline void gemm_codes(const Matrix& m, int tile, const uint8_t* const* panels, int bias, const Inputs& x, int token,
+                       int count, Ahead ahead, float* y, int64_t y_stride) {
     const int8_t* codes = x.block_codes + token * x.stride;
     const int32_t* sums = x.block_sums + token * (x.stride / kSumGroup);
+    const uint8_t* w[Tiles];
     I acc[Tiles][N];
-    for (int n = 0; n < N; n++) {
+    UNROLL for (int t = 0; t < Tiles; t++) w[t] = panels[t];
+    UNROLL for (int n = 0; n < N; n++) {
         int total = 0;
         for (int g = 0; g < m.padded / kSumGroup; g++) total += sums[g * N + n];
-        for (int t = 0; t < Tiles; t++) acc[t][n] = set1i(-bias * total);
+        UNROLL for (int t = 0; t < Tiles; t++) acc[t][n] = set1i(-bias * total);
     }
     const bool flip = kSignedDot && m.format == FMT_INT8;
-    for (int c = 0; c < m.padded / 4; c++, codes += 4 * N) {
+    for (int c = 0; c < m.padded; c += 4, codes += 4 * N) {
         B b[Tiles];
-        for (int t = 0; t < Tiles; t++) {
-            b[t] = load_bytes(w[t] + int64_t(c) * 64);
+        UNROLL for (int t = 0; t < Tiles; t++) {
+            b[t] = load_bytes(w[t]), w[t] += 64;
             if (flip) b[t] = for_dot(b[t]);
         }
-        for (int n = 0; n < N; n++)
-            for (int t = 0; t < Tiles; t++) acc[t][n] = dot(acc[t][n], b[t], codes + 4 * n);
+        UNROLL for (int n = 0; n < N; n++) {
+            UNROLL for (int t = 0; t < Tiles; t++) acc[t][n] = dot(acc[t][n], b[t], codes + 4 * n);
+        }
+        ahead.ask();
     }
-    for (int t = 0; t < Tiles; t++) {
-        const F scale = load(m.row_scale + (tile + t) * kTile);
-        for (int n = 0; n < N && n < count; n++)
-            store(y + (token + n) * y_stride + (tile + t) * kTile,
-                  mul(mul(to_float(acc[t][n]), scale), set1(x.scale[token + n])));
+    F scale[Tiles];
+    UNROLL for (int t = 0; t < Tiles; t++) scale[t] = load(m.row_scale + (tile + t) * kTile);
+    UNROLL for (int n = 0; n < N; n++) {
+        if (n >= count) break;
+        float* to = y + (token + n) * y_stride + tile * kTile;
+        UNROLL for (int t = 0; t < Tiles; t++)
+            store(to + t * kTile, mul(mul(to_float(acc[t][n]), scale[t]), set1(x.scale[token + n])));
     }
 }
 
 // Tokens first ... first + N - 1 of a block of `size`: half a block, as each token has a total beside its sum of a group.
 template <int Tiles, int N, bool Zeros>
-inline void gemm_grouped(const Matrix& m, int tile, const uint8_t* const* packed, const Inputs& x, int token, int size,
-                         int first, int count, float* y, int64_t y_stride) {
+inline void gemm_grouped(const Matrix& m, int tile, const uint8_t* const* panels, const Inputs& x, int token, int size,
+                         int first, int count, Ahead ahead, float* y, int64_t y_stride) {
     const int8_t* codes = x.block_codes + token * x.stride + 4 * first;
     const int32_t* sums = x.block_sums + token * (x.stride / kSumGroup) + first;
-    const uint8_t *w[Tiles], *scales[Tiles], *zeros[Tiles];
+    const uint8_t* w[Tiles];
+    const float* scales[Tiles];
+    const float* zeros[Tiles];  // int32 in disguise
     F total[Tiles][N];
-    for (int t = 0; t < Tiles; t++) {
-        w[t] = packed[t];
-        scales[t] = m.data + (tile + t) * m.tile_bytes + int64_t(m.groups) * m.group * 8;
-        zeros[t] = scales[t] + int64_t(m.groups) * 16 * m.scale_bytes;
-        for (int n = 0; n < N; n++) total[t][n] = zero();
+    UNROLL for (int t = 0; t < Tiles; t++) {
+        w[t] = panels[t];
+        scales[t] = reinterpret_cast<const float*>(w[t] + int64_t(m.padded) * kTile);
+        zeros[t] = scales[t] + int64_t(m.groups) * kTile;
+        UNROLL for (int n = 0; n < N; n++) total[t][n] = zero();
     }
     const int per_group = m.group / kSumGroup;
-    for (int g = 0; g < m.groups; g++) {
+    for (int g = 0; g < m.groups; g++, sums += int64_t(per_group) * size) {
         I acc[Tiles][N];
-        int offset[N];  // minus the sum of a token's codes, times what stands for zero where that is the same everywhere
-        for (int n = 0; n < N; n++) {
-            int sum = sums[g * per_group * size + n];
-            for (int s = 1; s < per_group; s++) sum += sums[(g * per_group + s) * size + n];
-            offset[n] = Zeros ? -sum : -8 * sum;
+        UNROLL for (int n = 0; n < N; n++) {
+            int sum = sums[n];
+            for (int s = 1; s < per_group; s++) sum += sums[s * size + n];
+            // Minus the sum of a token's codes, times what stands for zero.
+            UNROLL for (int t = 0; t < Tiles; t++)
+                acc[t][n] = Zeros ? muli(as_int(load(zeros[t] + g * kTile)), set1i(-sum)) : set1i(-8 * sum);
         }
-        for (int t = 0; t < Tiles; t++) {
-            const I point = Zeros ? load_u8(zeros[t] + g * 16) : set1i(1);
-            for (int n = 0; n < N; n++) acc[t][n] = Zeros ? muli(point, set1i(offset[n])) : set1i(offset[n]);
-        }
-        for (int c = 0; c < m.group / 4; c++, codes += 4 * size) {
+        for (int c = 0; c < m.group; c += 4, codes += 4 * size) {
             B b[Tiles];
-            for (int t = 0; t < Tiles; t++) b[t] = load_bytes(w[t]), w[t] += 64;
-            for (int n = 0; n < N; n++)
-                for (int t = 0; t < Tiles; t++) acc[t][n] = dot(acc[t][n], b[t], codes + 4 * n);
+            UNROLL for (int t = 0; t < Tiles; t++) b[t] = load_bytes(w[t]), w[t] += 64;
+            UNROLL for (int n = 0; n < N; n++) {
+                UNROLL for (int t = 0; t < Tiles; t++) acc[t][n] = dot(acc[t][n], b[t], codes + 4 * n);
+            }
         }
-        for (int t = 0; t < Tiles; t++) {
-            const F scale = m.scale_bytes == 2 ? load_scales<2>(scales[t] + g * 32) : load_scales<4>(scales[t] + g * 64);
-            for (int n = 0; n < N; n++) total[t][n] = fma(to_float(acc[t][n]), scale, total[t][n]);
+        ahead.ask();
+        UNROLL for (int t = 0; t < Tiles; t++) {
+            const F scale = load(scales[t] + g * kTile);
+            UNROLL for (int n = 0; n < N; n++) total[t][n] = fma(to_float(acc[t][n]), scale, total[t][n]);
         }
     }
-    for (int t = 0; t < Tiles; t++)
-        for (int n = 0; n < N && first + n < count; n++)
-            store(y + (token + first + n) * y_stride + (tile + t) * kTile, mul(total[t][n], set1(x.scale[token + first + n])));
+    UNROLL for (int n = 0; n < N; n++) {
+        if (first + n >= count) break;
+        float* to = y + (token + first + n) * y_stride + tile * kTile;
+        UNROLL for (int t = 0; t < Tiles; t++) store(to + t * kTile, mul(total[t][n], set1(x.scale[token + first + n])));
+    }
 }
 
 template <int Format, int Tiles, int N>
-inline void gemm_floats(const Matrix& m, int tile, const Inputs& x, int token, int count, float* y, int64_t y_stride) {
+inline void gemm_floats(const Matrix& m, int tile, const uint8_t* const* panels, const Inputs& x, int token, int count,
+                        Ahead ahead, float* y, int64_t y_stride) {
     const float* values = x.block_values + token * x.stride;
     const uint8_t* w[Tiles];
-    for (int t = 0; t < Tiles; t++) w[t] = m.data + (tile + t) * m.tile_bytes;
     F acc[Tiles][N];
-    for (int t = 0; t < Tiles; t++)
-        for (int n = 0; n < N; n++) acc[t][n] = zero();
+    UNROLL for (int t = 0; t < Tiles; t++) {
+        w[t] = panels[t];
+        UNROLL for (int n = 0; n < N; n++) acc[t][n] = zero();
+    }
     for (int c = 0; c < m.padded; c += 2, values += 2 * N) {
         F even[Tiles], odd[Tiles];
-        for (int t = 0; t < Tiles; t++) {
+        UNROLL for (int t = 0; t < Tiles; t++) {
             if constexpr (Format == FMT_F32) {
                 even[t] = as_f32(load_bytes(w[t])), odd[t] = as_f32(load_bytes(w[t] + 64));
                 w[t] += 128;
@@ -149,46 +166,56 @@ inline void gemm_floats(const Matrix& m, int tile, const Inputs& x, int token, i
                 w[t] += 64;
             }
         }
-        for (int n = 0; n < N; n++) {
-            F v = set1(values[n]);
-            for (int t = 0; t < Tiles; t++) acc[t][n] = fma(even[t], v, acc[t][n]);
+        UNROLL for (int n = 0; n < N; n++) {
+            const F v = set1(values[n]);
+            UNROLL for (int t = 0; t < Tiles; t++) fma_into(acc[t][n], even[t], v);
         }
-        for (int n = 0; n < N; n++) {
-            F v = set1(values[N + n]);
-            for (int t = 0; t < Tiles; t++) acc[t][n] = fma(odd[t], v, acc[t][n]);
+        UNROLL for (int n = 0; n < N; n++) {
+            const F v = set1(values[N + n]);
+            UNROLL for (int t = 0; t < Tiles; t++) fma_into(acc[t][n], odd[t], v);
         }
+        ahead.ask();
     }
-    for (int t = 0; t < Tiles; t++)
-        for (int n = 0; n < N && n < count; n++) store(y + (token + n) * y_stride + (tile + t) * kTile, acc[t][n]);
+    UNROLL for (int n = 0; n < N; n++) {
+        if (n >= count) break;
+        float* to = y + (token + n) * y_stride + tile * kTile;
+        UNROLL for (int t = 0; t < Tiles; t++) store(to + t * kTile, acc[t][n]);
+    }
 }
 
 template <int Tiles, int N>
 inline void gemm_block(const Matrix& m, int tile, const uint8_t* const* w, int bias, const Inputs& x, int token, int count,
-                       float* y, int64_t y_stride) {
+                       Ahead ahead, float* y, int64_t y_stride) {
     switch (m.format) {
-        case FMT_F32: return gemm_floats<FMT_F32, Tiles, N>(m, tile, x, token, count, y, y_stride);
-        case FMT_BF16: return gemm_floats<FMT_BF16, Tiles, N>(m, tile, x, token, count, y, y_stride);
+        case FMT_F32: return gemm_floats<FMT_F32, Tiles, N>(m, tile, w, x, token, count, ahead, y, y_stride);
+        case FMT_BF16: return gemm_floats<FMT_BF16, Tiles, N>(m, tile, w, x, token, count, ahead, y, y_stride);
         case FMT_INT4:
             for (int first = 0; first < count; first += N / 2) {
-                if (m.has_zeros) gemm_grouped<Tiles, N / 2, true>(m, tile, w, x, token, N, first, count, y, y_stride);
-                else gemm_grouped<Tiles, N / 2, false>(m, tile, w, x, token, N, first, count, y, y_stride);
+                if (m.has_zeros)
+                    gemm_grouped<Tiles, N / 2, true>(m, tile, w, x, token, N, first, count, ahead, y, y_stride);
+                else
+                    gemm_grouped<Tiles, N / 2, false>(m, tile, w, x, token, N, first, count, ahead, y, y_stride);
             }
             return;
-        default: return gemm_codes<Tiles, N>(m, tile, w, bias, x, token, count, y, y_stride);
+        default: return gemm_codes<Tiles, N>(m, tile, w, bias, x, token, count, ahead, y, y_stride);
     }
 }
 
 template <int Tiles>
 inline void gemm_tiles(const Matrix& m, int tile, const uint8_t* const* w, int bias, const Inputs& x, int tokens, float* y,
                        int64_t y_stride) {
-    for (int token = 0; token < tokens; token += kBlock) {
+    const int blocks = (tokens + kBlock - 1) / kBlock;
+    const int calls = m.format == FMT_F32 || m.format == FMT_BF16 ? m.padded / 2 : m.format == FMT_INT4 ? m.groups : m.padded / 4;
+    const int64_t piece = m.tile_bytes / blocks;
+    Ahead ahead{m.data + (tile + Tiles) * m.tile_bytes, m.data + (tile + 2 * Tiles - 1) * m.tile_bytes, piece / calls + 1};
+    for (int token = 0; token < tokens; token += kBlock, ahead.one += piece, ahead.other += piece) {
         const int size = block_size(tokens, token), count = smaller(kBlock, tokens - token);
         if (size == kBlock)
-            gemm_block<Tiles, kBlock>(m, tile, w, bias, x, token, count, y, y_stride);
+            gemm_block<Tiles, kBlock>(m, tile, w, bias, x, token, count, ahead, y, y_stride);
         else if (size == 4)
-            gemm_block<Tiles, 4>(m, tile, w, bias, x, token, count, y, y_stride);
+            gemm_block<Tiles, 4>(m, tile, w, bias, x, token, count, ahead, y, y_stride);
         else if constexpr (kBlock > 8)
-            gemm_block<Tiles, 8>(m, tile, w, bias, x, token, count, y, y_stride);
+            gemm_block<Tiles, 8>(m, tile, w, bias, x, token, count, ahead, y, y_stride);
     }
 }
 
@@ -201,14 +228,15 @@ void gemm(const Matrix& m, int first, int last, const Inputs& x, int tokens, flo
     }
     const bool unpack = codes && m.format != FMT_INT8;
     const int bias = m.format == FMT_TERNARY ? 1 : kSignedDot ? 0 : 128;
+    const int64_t panel = int64_t(m.padded) * kPanelBytes;
     for (int tile = first; tile < last;) {
         const int tiles = smaller(kTilesAtOnce, last - tile);
         const uint8_t* w[2];
         for (int t = 0; t < tiles; t++) {
             w[t] = m.data + (tile + t) * m.tile_bytes;
             if (!unpack) continue;
-            unpack_tile(m, tile + t, scratch + int64_t(t) * m.padded * kTile);
-            w[t] = scratch + int64_t(t) * m.padded * kTile;
+            unpack_tile(m, tile + t, scratch + t * panel);
+            w[t] = scratch + t * panel;
         }
         if (tiles == 1)
             gemm_tiles<1>(m, tile, w, bias, x, tokens, y, y_stride);

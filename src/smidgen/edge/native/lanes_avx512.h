@@ -23,6 +23,8 @@ inline F sub(F a, F b) { return _mm512_sub_ps(a, b); }
 inline F mul(F a, F b) { return _mm512_mul_ps(a, b); }
 inline F div(F a, F b) { return _mm512_div_ps(a, b); }
 inline F fma(F a, F b, F c) { return _mm512_fmadd_ps(a, b, c); }
+// acc += a b. By the intrinsic, compilers copy accumulators and spill them when a block of them fills the registers.
+inline void fma_into(F& acc, F a, F b) { __asm__("vfmadd231ps %2, %1, %0" : "+v"(acc) : "v"(a), "v"(b)); }
 inline F maximum(F a, F b) { return _mm512_max_ps(a, b); }
 inline F minimum(F a, F b) { return _mm512_min_ps(a, b); }
 inline F absolute(F a) { return _mm512_abs_ps(a); }
@@ -67,7 +69,7 @@ inline I dot(I acc, B codes, const int8_t* x) {
     int32_t four;
     std::memcpy(&four, x, 4);
     const __m512i all = _mm512_set1_epi32(four);
-    // By the intrinsic, compilers copy accumulators and spill them when a block of them fills the registers.
+    // Not by the intrinsic: see fma_into().
     __asm__("vpdpbusd %2, %1, %0" : "+v"(acc) : "v"(codes), "v"(all));
     return acc;
 }
@@ -79,7 +81,52 @@ template <int Shift, int Mask>
 inline I field(B b) { return _mm512_and_si512(_mm512_srli_epi32(b, Shift), _mm512_set1_epi32(Mask)); }
 // Codes of 0 ... 255 as dot() wants them.
 inline B for_dot(B x) { return x; }
+// The transpose of 16 rows of 16 words.
+inline void transpose16(__m512i* r) {
+    __m512i s[16];
+    UNROLL for (int i = 0; i < 16; i += 2) {
+        s[i] = _mm512_unpacklo_epi32(r[i], r[i + 1]);
+        s[i + 1] = _mm512_unpackhi_epi32(r[i], r[i + 1]);
+    }
+    UNROLL for (int i = 0; i < 16; i += 4)
+        UNROLL for (int j = 0; j < 2; j++) {
+            r[i + 2 * j] = _mm512_unpacklo_epi64(s[i + j], s[i + 2 + j]);
+            r[i + 2 * j + 1] = _mm512_unpackhi_epi64(s[i + j], s[i + 2 + j]);
+        }
+    // r[4 i + j] holds columns j, 4 + j, 8 + j, 12 + j of rows 4 i ... 4 i + 3.
+    UNROLL for (int j = 0; j < 4; j++) {
+        const __m512i even0 = _mm512_shuffle_i32x4(r[j], r[4 + j], 0x88), odd0 = _mm512_shuffle_i32x4(r[j], r[4 + j], 0xdd);
+        const __m512i even1 = _mm512_shuffle_i32x4(r[8 + j], r[12 + j], 0x88);
+        const __m512i odd1 = _mm512_shuffle_i32x4(r[8 + j], r[12 + j], 0xdd);
+        s[j] = _mm512_shuffle_i32x4(even0, even1, 0x88), s[8 + j] = _mm512_shuffle_i32x4(even0, even1, 0xdd);
+        s[4 + j] = _mm512_shuffle_i32x4(odd0, odd1, 0x88), s[12 + j] = _mm512_shuffle_i32x4(odd0, odd1, 0xdd);
+    }
+    UNROLL for (int i = 0; i < 16; i++) r[i] = s[i];
+}
+// As transpose_words_one_by_one; `words` is a multiple of 16.
+inline void transpose_words(const uint8_t* rows, int64_t row_bytes, int count, int words, int size, uint8_t* out) {
+    const __mmask16 block = __mmask16((1u << size) - 1);
+    for (int w = 0; w < words; w += 16) {
+        __m512i r[16];
+        UNROLL for (int n = 0; n < 16; n++)
+            r[n] = n < count ? _mm512_loadu_si512(rows + n * row_bytes + 4 * w) : _mm512_setzero_si512();
+        transpose16(r);
+        UNROLL for (int i = 0; i < 16; i++) _mm512_mask_storeu_epi32(out + int64_t(w + i) * size * 4, block, r[i]);
+    }
+}
+// The sums of the 16 vectors: lane i that of x[i].
+inline F sums16(const F* x) {
+    __m512i r[16];
+    UNROLL for (int i = 0; i < 16; i++) r[i] = as_int(x[i]);
+    transpose16(r);
+    F a[4];
+    UNROLL for (int i = 0; i < 4; i++)
+        a[i] = add(add(as_float(r[4 * i]), as_float(r[4 * i + 1])), add(as_float(r[4 * i + 2]), as_float(r[4 * i + 3])));
+    return add(add(a[0], a[1]), add(a[2], a[3]));
+}
 inline void prefetch(const uint8_t* p) { _mm_prefetch(reinterpret_cast<const char*>(p), _MM_HINT_T0); }
+// Into the second cache: what is needed later.
+inline void prefetch_far(const uint8_t* p) { _mm_prefetch(reinterpret_cast<const char*>(p), _MM_HINT_T1); }
 
 }  // namespace
 }  // namespace smidgen

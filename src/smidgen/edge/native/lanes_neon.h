@@ -35,6 +35,7 @@ inline F sub(F x, F y) { LANES(F, vsubq_f32(x.v[i], y.v[i])) }
 inline F mul(F x, F y) { LANES(F, vmulq_f32(x.v[i], y.v[i])) }
 inline F div(F x, F y) { LANES(F, vdivq_f32(x.v[i], y.v[i])) }
 inline F fma(F x, F y, F z) { LANES(F, vfmaq_f32(z.v[i], x.v[i], y.v[i])) }
+inline void fma_into(F& acc, F x, F y) { acc = fma(x, y, acc); }
 inline F maximum(F x, F y) { LANES(F, vmaxq_f32(x.v[i], y.v[i])) }
 inline F minimum(F x, F y) { LANES(F, vminq_f32(x.v[i], y.v[i])) }
 inline F absolute(F x) { LANES(F, vabsq_f32(x.v[i])) }
@@ -107,7 +108,12 @@ inline I field(B x) {
 }
 // Codes of 0 ... 255 as dot() wants them.
 inline B for_dot(B x) { LANES(B, veorq_u8(x.v[i], vdupq_n_u8(0x80))) }
+inline void transpose_words(const uint8_t* rows, int64_t row_bytes, int count, int words, int size, uint8_t* out) {
+    transpose_words_one_by_one(rows, row_bytes, count, words, size, out);
+}
 inline void prefetch(const uint8_t* p) { __builtin_prefetch(p); }
+// Into the second cache: what is needed later.
+inline void prefetch_far(const uint8_t* p) { __builtin_prefetch(p, 0, 2); }
 
 #undef LANES
 #undef EACH

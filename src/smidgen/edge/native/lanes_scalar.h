@@ -33,6 +33,7 @@ inline F sub(F x, F y) { LANES(F, x.v[i] - y.v[i]) }
 inline F mul(F x, F y) { LANES(F, x.v[i] * y.v[i]) }
 inline F div(F x, F y) { LANES(F, x.v[i] / y.v[i]) }
 inline F fma(F x, F y, F z) { LANES(F, x.v[i] * y.v[i] + z.v[i]) }
+inline void fma_into(F& acc, F x, F y) { acc = fma(x, y, acc); }
 // As the x86 instructions: the second operand where one is not a number.
 inline F maximum(F x, F y) { LANES(F, x.v[i] > y.v[i] ? x.v[i] : y.v[i]) }
 inline F minimum(F x, F y) { LANES(F, x.v[i] < y.v[i] ? x.v[i] : y.v[i]) }
@@ -109,7 +110,11 @@ template <int Shift, int Mask>
 inline I field(const B& x) { LANES(I, int32_t((lane(x, i) >> Shift) & Mask)) }
 // Codes of 0 ... 255 as dot() wants them.
 inline B for_dot(B x) { return x; }
+inline void transpose_words(const uint8_t* rows, int64_t row_bytes, int count, int words, int size, uint8_t* out) {
+    transpose_words_one_by_one(rows, row_bytes, count, words, size, out);
+}
 inline void prefetch(const uint8_t*) {}
+inline void prefetch_far(const uint8_t*) {}
 
 #undef LANES
 #undef EACH

@@ -158,7 +158,7 @@ Model::Model(const EdgeConfig& config, const EdgeMatrix& embedding, const EdgeMa
     floats += tokens * size_t(c_.num_frequencies + 16) * 4 + size_t(logit_rows_) * size_t(logits_stride_);
     const size_t inputs = size_t(stride_) * 4 + size_t(stride_) + size_t(stride_) / 8 + 4;
     const size_t per_thread = size_t(hidden_stride_) * 4 + size_t(stride_) * 4 + size_t(kRowsOfATask) * size_t(key_dim_ + value_dim_ + 2 * c_.kv_lora_rank + 1024 + longest) * 4 +
-                              inputs * 2 + size_t(stride_) * 2 * kTile + size_t(longest / kTile) * 3 * 8 + 65536 + size_t(kRowsOfATask) * size_t(round_up(key_dim_, 64) + round_up(c_.nope, 64) + round_up(c_.v_dim, 64)) * 8;
+                              inputs * 2 + size_t(stride_) * 2 * kPanelBytes + size_t(longest / kTile) * 3 * 8 + 65536 + size_t(kRowsOfATask) * size_t(round_up(key_dim_, 64) + round_up(c_.nope, 64) + round_up(c_.v_dim, 64)) * 8;
     work_ = std::make_unique<Arena>(floats * 4 + tokens * inputs * 2 + per_thread * size_t(c_.threads) + (1 << 20));
     residual_ = take<float>(tokens * size_t(hidden_stride_)), out_ = take<float>(tokens * size_t(hidden_stride_));
     qkv_ = take<float>(tokens * size_t(qkv_stride_)), latent_ = take<float>(tokens * size_t(latent_stride));
@@ -178,7 +178,7 @@ Model::Model(const EdgeConfig& config, const EdgeMatrix& embedding, const EdgeMa
         p.mixed = take<float>(size_t(kRowsOfATask) * size_t(round_up(value_dim_, 64) + 64));
         p.head = take<float>(size_t(kRowsOfATask) * size_t(round_up(larger(larger(c_.nope, c_.v_dim), key_dim_), 64) + 64));
         p.inputs = take_inputs(1, false);
-        p.scratch = take<uint8_t>(size_t(stride_) * kTile * 2);
+        p.scratch = take<uint8_t>(size_t(stride_) * kPanelBytes * 2);
         p.tiles = take<const void*>(size_t(longest / kTile)), p.value_tiles = take<const void*>(size_t(longest / kTile));
         p.scales = take<const float*>(size_t(longest / kTile));
         own_.push_back(p);
@@ -273,8 +273,9 @@ void Model::split_rows(int thread, int tokens, int& first, int& last) const {
     last = smaller(tokens, int(int64_t(blocks) * (thread + 1) / c_.threads) * k_->block);
 }
 
-// Rows first ... last - 1 of inputs.values (n numbers each) become ready for the products of `consumers`.
-void Model::prepare(Inputs& in, int first, int last, int n, std::initializer_list<const Matrix*> consumers) const {
+// Rows first ... last - 1 of inputs.values, or of `source` (n numbers each), become ready for the products of `consumers`.
+void Model::prepare(Inputs& in, int first, int last, int n, std::initializer_list<const Matrix*> consumers,
+                    const float* source, int64_t source_stride) const {
     int padded = 0;
     bool floats = false, codes = false;
     int rounding = ACT_FLOAT;
@@ -286,9 +287,14 @@ void Model::prepare(Inputs& in, int first, int last, int n, std::initializer_lis
         if (m->activation >= ACT_FP8) rounding = m->activation;
     }
     for (int row = first; row < last; row++) {
-        float* x = in.values + row * in.stride;
-        for (int c = n; c < padded; c++) x[c] = 0;
-        round_input(x, n, rounding);
+        const float* x = source ? source + row * source_stride : in.values + row * in.stride;
+        if (floats) {
+            float* to = in.values + row * in.stride;
+            if (source) std::memcpy(to, x, size_t(n) * 4);
+            for (int c = n; c < padded; c++) to[c] = 0;
+            round_input(to, n, rounding);
+            x = to;
+        }
         if (codes) in.scale[row] = k_->quantize(x, n, padded, 1e-5f, in.codes + row * in.stride, in.sums + row * (in.stride / kSumGroup));
     }
     if (!in.block_values || last <= first) return;
@@ -509,6 +515,11 @@ void Model::pass(int thread) {
                 std::memcpy(to, x + row * stride, size_t(n) * 4);
         }
     };
+    // The same where the norm may be missing, then `prepare`.
+    auto prepare_rows = [&](const float* x, int64_t stride, const float* gain, int n, const Matrix* consumer) {
+        if (gain) norm_rows(x, stride, gain, n);
+        prepare(in, first, last, n, {consumer}, gain ? nullptr : x, stride);
+    };
     auto add_rows = [&](const float* gain) {
         for (int row = first; row < last; row++) {
             float* y = out_ + row * hidden_stride_;
@@ -556,8 +567,7 @@ void Model::pass(int thread) {
         for (int task; (task = next_task_[i].fetch_add(1, std::memory_order_relaxed)) < int(tasks_.size());)
             attend(thread, l, tasks_[size_t(task)]);
         meet();
-        norm_rows(attended_, attention_stride_, l.attention_sub_norm, c_.num_heads * head_out);
-        prepare(in, first, last, c_.num_heads * head_out, {&l.o});
+        prepare_rows(attended_, attention_stride_, l.attention_sub_norm, c_.num_heads * head_out, &l.o);
         meet_rows();
         multiply(thread, {{&l.o, out_, hidden_stride_}}, in, count_);
         meet();
@@ -582,8 +592,7 @@ void Model::pass(int thread) {
             }
         }
         meet();
-        norm_rows(gate_, inner_stride_, l.feed_forward_sub_norm, c_.intermediate_size);
-        prepare(in, first, last, c_.intermediate_size, {&l.down});
+        prepare_rows(gate_, inner_stride_, l.feed_forward_sub_norm, c_.intermediate_size, &l.down);
         meet_rows();
         multiply(thread, {{&l.down, out_, hidden_stride_}}, in, count_);
         meet();

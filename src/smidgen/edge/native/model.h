@@ -53,7 +53,8 @@ private:
     void write_cache(int token, int head, Layer&);
     void rotate(float* x, int token, int table) const;
     void head_pass(int thread);
-    void prepare(Inputs&, int first, int last, int n, std::initializer_list<const Matrix*> consumers) const;
+    void prepare(Inputs&, int first, int last, int n, std::initializer_list<const Matrix*> consumers,
+                 const float* source = nullptr, int64_t source_stride = 0) const;
     struct Product {
         const Matrix* matrix;
         float* y;
