@@ -169,7 +169,9 @@ def test_commands(folder: Path, chat: Callable[..., tuple[int, str, str]], tmp_p
         "What?",
         "/params max_new_tokens 2",
     ]
-    status, out, err = chat([*lines, f"/load {saved}", "A cat?", f"/save {saved}", "/params temprature 1", "/help"])
+    status, out, err = chat(
+        [*lines, f"/load {saved}", "A cat?", f"/save {saved}", "/params temprature 1", "/params top_k=7", "/hlep"]
+    )
     first = answer(folder, "What is a dog?")
     assert status == 0
     assert out.startswith(f"{first}\n{first}\n{answer(folder, 'What?', system='A dog is.')}\n")
@@ -185,6 +187,8 @@ def test_commands(folder: Path, chat: Callable[..., tuple[int, str, str]], tmp_p
     assert out.endswith(f"\n{cut}\n")
     assert "saved 2 messages" in err
     assert "took back: What is a dog?" in err
+    assert "top_k = 7" in err
+    assert "/hlep: there is no such command" in err
     assert "is there already" in err
     assert "temprature: give one of max_new_tokens" in err
 

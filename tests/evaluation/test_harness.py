@@ -129,6 +129,33 @@ def test_results_equal_those_of_hf(folder: Path, tasks: Path, chat: bool) -> Non
                 assert ours["results"][task][metric] == pytest.approx(value, rel=1e-5), metric
 
 
+@pytest.mark.parametrize("engine", ["torch", "edge"])
+def test_its_client_of_servers_reads_the_same_from_ours(folder: Path, engine: str) -> None:
+    """What lm_eval's `local-completions` asks of a server and reads from the answer, beside its `hf` model."""
+    httpx, completions = pytest.importorskip("httpx"), pytest.importorskip("lm_eval.models.openai_completions")
+    from lm_eval.models.huggingface import HFLM
+
+    from smidgen.cli.engines import open_engine
+    from smidgen.serving import ServerSettings, running
+
+    opened, tokenizer = open_engine(str(folder), engine, max_batch_size=2)
+    stories = [document.text[:120] for document in islice(generate(2, kinds=["stories"]), 4)]
+    pairs = [(tokenizer.encode(text)[:12], tokenizer.encode(text)[12:30]) for text in stories]
+    pairs += [(context, [*ids[:3], 7]) for context, ids in pairs]
+    hf = HFLM(pretrained=str(folder), dtype="float32", device="cpu")
+    expected = hf._loglikelihood_tokens([(None, *pair) for pair in pairs], disable_tqdm=True)
+    with running(opened, tokenizer, "model", ServerSettings(port=0)) as url:
+        body = {"model": "model", "prompt": [[*context, *ids] for context, ids in pairs], "temperature": 0}
+        body |= {"max_tokens": 1, "logprobs": 1, "seed": 1234, "echo": True}
+        answer = httpx.post(f"{url}/v1/completions", json=body, timeout=60).json()
+    parse = completions.LocalCompletionsAPI.parse_logprobs
+    found = parse(answer, tokens=body["prompt"], ctxlens=[len(context) for context, _ in pairs])
+    tolerance = 1e-3 if engine == "torch" else 0.3  # the edge engine rounds weights to bfloat16
+    for (value, greedy), (reference, same) in zip(found, expected, strict=True):
+        assert value == pytest.approx(reference, abs=tolerance)
+        assert engine == "edge" or greedy == same
+
+
 def test_the_entry_point_names_the_model(repository: Path) -> None:
     declared = tomllib.loads((repository / "pyproject.toml").read_text(encoding="utf-8"))
     entry = declared["project"]["entry-points"]["lm_eval.models"]["smidgen"]

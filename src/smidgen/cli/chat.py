@@ -85,11 +85,12 @@ def _carry_out(chat: Chat, command: str, argument: str, screen: Screen) -> None:
         "undo": chat.undo,
         "retry": lambda: chat.retry(screen),
         "system": lambda: chat.set_system(argument),
-        "params": lambda: chat.set_param(*argument.split(maxsplit=1)),
+        "params": lambda: chat.set_param(*argument.replace("=", " ", 1).split(maxsplit=1)),
         "save": lambda: chat.save(argument),
         "load": lambda: chat.load(argument),
     }
-    told = simple[command]() if command in simple else _HELP
+    unknown = "" if command == "help" else f"/{command}: there is no such command\n"
+    told = simple[command]() if command in simple else unknown + _HELP
     if told:
         print(told, file=sys.stderr)
 
@@ -183,7 +184,7 @@ class Chat:
             self.messages.pop()
         if not self.messages or self.messages[-1]["role"] != "user":
             return "there is nothing to take back"
-        return f"took back: {self.messages.pop()['content'][:60]}"
+        return f"took back: {' '.join(self.messages.pop()['content'].split())[:60]}"
 
     def set_system(self, text: str) -> str:
         """Show the instructions, or give others from now on; - removes them."""

@@ -184,10 +184,11 @@
       return li;
     }));
   };
+  const speed = (rate) => (rate < 100 ? rate.toFixed(1) : number(Math.round(rate))) + " tokens/s";
   const stats = (s) => {
     if (!s) return "";
     const parts = [number(s.tokens) + (s.tokens === 1 ? " token" : " tokens")];
-    if (s.rate) parts.push(s.rate.toFixed(s.rate < 100 ? 1 : 0) + " tokens/s");
+    if (s.rate) parts.push(speed(s.rate));
     if (s.first) parts.push("first after " + (s.first < 1 ? Math.round(s.first * 1000) + " ms" : s.first.toFixed(1) + " s"));
     if (s.finish === "length") parts.push("cut at the limit");
     if (s.finish === "stopped") parts.push("stopped");
@@ -360,13 +361,14 @@
     drawList();
     const begun = performance.now();
     let first = 0, last = 0, tokens = 0, finish = null, frame = 0;
+    // Where the tokens came too close together to be timed, all of it counts from the question on.
+    const rate = () => tokens < 2 ? 0 : last - first > 30 ? (tokens - 1) / (last - first) * 1000 : tokens / (last - begun) * 1000;
     const paint = () => {
       frame = 0;
       if (current !== conversation) return;
       const follow = atBottom();
       markdown(article.firstElementChild, message.content);
-      const rate = tokens > 1 ? (tokens - 1) / ((last - first) / 1000) : 0;
-      say(tokens + " tokens" + (Number.isFinite(rate) && rate ? " · " + rate.toFixed(1) + " tokens/s" : ""));
+      say(tokens + " tokens" + (rate() ? " · " + speed(rate()) : ""));
       if (follow) toBottom();
     };
     try {
@@ -396,8 +398,7 @@
       cancelAnimationFrame(frame);
       if (running === controller) running = null;
       if (tokens) {
-        message.stats = { tokens, finish, first: (first - begun) / 1000,
-          rate: tokens > 2 && last > first ? (tokens - 1) / ((last - first) / 1000) : 0 };
+        message.stats = { tokens, finish, first: (first - begun) / 1000, rate: rate() };
       }
       if (!message.content && finish === "stopped") conversation.messages.pop();
       save();
@@ -441,7 +442,8 @@
     $("model").textContent = model.id;
     document.title = model.id + " · Smidgen";
     const size = model.num_parameters >= 1e6 ? (model.num_parameters / 1e6).toFixed(model.num_parameters < 1e7 ? 1 : 0) + "M" : number(model.num_parameters);
-    $("facts").textContent = size + " parameters · " + number(model.context_length) + " tokens of context";
+    $("size").textContent = size + " parameters";
+    $("length").textContent = " · " + number(model.context_length) + " tokens of context";
     $("hint").textContent = model.chat ? "" : "This model was not made for chats: it continues your text.";
     $("hint").hidden = model.chat;
     $("input").placeholder = model.chat ? "Message " + model.id : "Text to continue";
