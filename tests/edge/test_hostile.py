@@ -57,6 +57,7 @@ def write_file(folder: Path, header: dict[str, Any], body: bytes) -> None:
         {"hidden_act": "tanh"},
         {"rope_parameters": {"rope_type": "llama3"}},
         {"max_position_embeddings": True},
+        {"model_type": "gemma3_text", "hidden_activation": "gelu_pytorch_tanh", "layer_types": [[]]},
     ],
     ids=str,
 )

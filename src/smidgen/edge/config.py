@@ -200,7 +200,8 @@ def _read_gemma(f: Fields) -> dict[str, Any]:
         period = f.size("sliding_window_pattern", 6)
         names = ["sliding_attention" if (i + 1) % period else "full_attention" for i in range(tree["num_layers"])]
     known = {"full_attention": "full", "sliding_attention": "sliding"}
-    if not isinstance(names, list) or len(names) != tree["num_layers"] or not all(n in known for n in names):
+    is_known = isinstance(names, list) and all(isinstance(name, str) and name in known for name in names)
+    if not is_known or len(names) != tree["num_layers"]:
         f.refuse("layer_types", f"a list of num_hidden_layers {tree['num_layers']} names is needed")
     types = tuple(known[name] for name in names)
     thetas = {
