@@ -3,6 +3,11 @@
     python benchmarks/quantization.py --model llama-like=runs/elite --model tinylm=runs/tinylm --data data \
         --json benchmarks/results/quantization.json
 
+    python benchmarks/quantization.py --speed elite-112m tinylm-300m --json benchmarks/results/quantization_speed.json
+
+`--speed` measures presets of a real size, with random weights, which are as fast as trained ones: greedy decoding by the
+PyTorch engine in float32 and in bfloat16, one prompt, beside the same model not quantised in float32.
+
 Models are runs trained on the dataset of `--data`; figures are of its validation split, and beside each stands that of
 the model as it was trained, float32, in the same run. Calibration is on the training split. A scheme that a model has
 no form for is left out and said so.
@@ -13,6 +18,7 @@ from __future__ import annotations
 import argparse
 from collections.abc import Iterator
 from functools import cache
+from itertools import chain
 from typing import Any
 
 import report
@@ -23,9 +29,9 @@ import smidgen
 from smidgen.config import ModelConfig, Quantization
 from smidgen.data import Dataset, validation_windows
 from smidgen.evaluation.perplexity import Perplexity, evaluate_dataset
-from smidgen.evaluation.quantization import compare
+from smidgen.evaluation.quantization import compare, decoding_speed
 from smidgen.model import Decoder
-from smidgen.quantization import Method, quantize_by
+from smidgen.quantization import Method, quantize, quantize_by
 from smidgen.runtime.errors import ConfigError
 
 SCHEMES: tuple[tuple[str, Method, dict[str, Any]], ...] = (
@@ -48,24 +54,65 @@ SCHEMES: tuple[tuple[str, Method, dict[str, Any]], ...] = (
 )  # fmt: skip
 
 
+SPEED_SCHEMES: tuple[tuple[str, dict[str, Any]], ...] = (
+    ("int8", {"scheme": "int8"}),
+    ("int8, head and embedding int8", {"scheme": "int8", "head": "int8", "embedding": "int8"}),
+    ("int8, activations int8, head and embedding int8",
+     {"scheme": "int8", "activation_bits": 8, "head": "int8", "embedding": "int8"}),
+    ("int4/32", {"scheme": "int4"}),
+    ("ternary packed, head and embedding int8", {"scheme": "ternary", "head": "int8", "embedding": "int8"}),
+)  # fmt: skip
+PROMPT = tuple(range(1, 33))
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model", action="append", required=True, metavar="NAME=MODEL", help="may be given again")
-    parser.add_argument("--data", required=True, help="the dataset folder that the models were trained on")
+    parser.add_argument("--model", action="append", default=[], metavar="NAME=MODEL", help="may be given again")
+    parser.add_argument("--data", help="the dataset folder that the models were trained on")
+    parser.add_argument("--speed", nargs="+", default=[], metavar="PRESET", help="presets whose speed is measured")
     parser.add_argument("--tokens", type=int, default=16_384, help="of the validation split (default: 16384)")
     parser.add_argument("--seq-len", type=int, default=128, help="tokens a window (default: 128)")
     parser.add_argument("--calibration-tokens", type=int, default=8_192, help="of the training split (default: 8192)")
     parser.add_argument("--no-speed", action="store_true", help="leave speed out: it needs a machine that is idle")
     parser.add_argument("--json", required=True, metavar="FILE")
     args = parser.parse_args()
-    dataset = Dataset.open(args.data)
+    if bool(args.model) != (args.data is not None):
+        parser.error("--model and --data go together")
     results = []
+    for found in chain(all_figures(args), *(speeds(preset) for preset in args.speed)):
+        results.append(found)
+        line = f"{found['case']:<62} {found['metric']:<24} {found['ours']:>12.4f}  before {found['peer']:>12.4f}"
+        print(line, flush=True)
+    report.write(args.json, results)
+
+
+def all_figures(args: argparse.Namespace) -> Iterator[dict[str, Any]]:
+    """The figures of every model."""
     for named in args.model:
         name, _, path = named.partition("=")
-        for found in figures(name, smidgen.load(path), dataset, args):
-            results.append(found)
-            print(f"{found['case']:<62} {found['metric']:<24} {found['ours']:>12.4f}  before {found['peer']:>12.4f}")
-    report.write(args.json, results)
+        yield from figures(name, smidgen.load(path), Dataset.open(args.data), args)
+
+
+def speeds(preset: str) -> Iterator[dict[str, Any]]:
+    """How fast each scheme decodes a preset with random weights."""
+    model = smidgen.build(preset, seed=0)
+    before = decoding_speed(model, PROMPT)
+    yield from _speeds_of(f"{preset}, not quantised", model, before)
+    for label, fields in SPEED_SCHEMES:
+        try:
+            quantized = quantize(model, quantization(fields, model.config))
+        except ConfigError as error:
+            print(f"{preset} {label}: left out: {error}")
+            continue
+        yield from _speeds_of(f"{preset}, {label}", quantized, before)
+
+
+def _speeds_of(case: str, model: Decoder, before: float) -> Iterator[dict[str, Any]]:
+    for name, dtype in (("float32", None), ("bfloat16", torch.bfloat16)):
+        model.compute_dtype = dtype
+        speed = decoding_speed(model, PROMPT)
+        yield report.result(case, f"decode, PyTorch, {name}", "tokens/s", speed, before, "float32")
+    model.compute_dtype = None
 
 
 def figures(name: str, model: Decoder, dataset: Dataset, args: argparse.Namespace) -> Iterator[dict[str, Any]]:
