@@ -5,8 +5,8 @@
 
     python benchmarks/quantization.py --speed elite-112m tinylm-300m --json benchmarks/results/quantization_speed.json
 
-`--speed` measures presets of a real size, with random weights, which are as fast as trained ones: greedy decoding by the
-PyTorch engine in float32 and in bfloat16, one prompt, beside the same model not quantised in float32.
+`--speed` measures presets of a real size, with random weights, which are as fast as trained ones: greedy decoding by
+the PyTorch engine in float32 and in bfloat16, one prompt, beside the same model not quantised in float32.
 
 Models are runs trained on the dataset of `--data`; figures are of its validation split, and beside each stands that of
 the model as it was trained, float32, in the same run. Calibration is on the training split. A scheme that a model has

@@ -62,3 +62,29 @@ def test_a_processor_without_integer_products_answers_alike(
     with_integers = answer()
     monkeypatch.setattr(integer, "multiplies_int8", lambda _: False)
     assert with_integers == answer()
+
+
+EVERY_SCHEME = [
+    *(("elite-tiny", {"scheme": scheme}) for scheme in ("int8", "int4", "fp8_block", "fp8_tensor")),
+    ("elite-tiny", {"scheme": "int4", "symmetric": False, "head": "int4", "embedding": "int4"}),
+    ("tinylm-tiny", {"scheme": "ternary", "activation_bits": 8}),
+]
+
+
+@pytest.mark.parametrize("dtype", [None, torch.bfloat16])
+@pytest.mark.parametrize(("preset", "scheme"), EVERY_SCHEME)
+def test_every_scheme_generates(preset: str, scheme: dict[str, Any], dtype: torch.dtype | None) -> None:
+    """Two prompts beside each other, one of them long; the first token is the definition's, or nearly as likely."""
+    model, prompts = quantized(preset, scheme), make_prompts((5, 40))
+    engine_model = quantized(preset, scheme)
+    engine_model.compute_dtype = dtype
+    engine = TorchEngine(engine_model, max_batch_size=2)
+    requests = [engine.submit(prompt, SamplingParams(max_new_tokens=3, temperature=0)) for prompt in prompts]
+    events = run(engine, requests)
+    with torch.inference_mode():
+        for prompt, request in zip(prompts, requests, strict=True):
+            assert len(events[request]) == 3
+            logits = model(torch.tensor([prompt]))[0, -1]
+            token = events[request][0].token
+            assert token is not None
+            assert float(logits.max() - logits[token]) < 0.2 * float(logits.std())
