@@ -47,7 +47,7 @@ test: $(INSTALLED)
 VENVS := .venvs
 LLAMA_CPP ?= llama-cpp-python==0.3.36
 GENAI ?= onnxruntime-genai==0.18.0
-TRANSFORMERS_4 ?= torch==2.13.0 transformers==4.56.2
+TRANSFORMERS_4 ?= torch==2.13.0 transformers==4.56.2 accelerate==1.15.0
 
 $(VENVS)/llama.cpp/.installed: Makefile
 	$(PYTHON) -m venv $(@D)
