@@ -18,7 +18,7 @@ def _native_library() -> None:
     library()
 
 
-@pytest.fixture(params=["scalar", "avx2", "avxvnni", "avx512", "neon"])
+@pytest.fixture(params=["scalar", "avx2", "avxvnni", "avx512", "avx512bf16", "neon"])
 def isa(request: pytest.FixtureRequest) -> str:
     """Every instruction set; those that this processor lacks are skipped."""
     if request.param not in instruction_sets():

@@ -15,6 +15,8 @@ NATIVE = ROOT / "src/smidgen/edge/native"
 PRODUCTS = Path(__file__).with_name("native") / "products.cpp"
 AARCH64 = Path("/usr/aarch64-linux-gnu")
 
+EMULATED = ("products", "parity")
+
 pytestmark = pytest.mark.torture
 
 
@@ -38,6 +40,12 @@ def test_address_and_undefined_behaviour_sanitizers(tmp_path: Path) -> None:
     """The edge engine's own tests, hostile folders included, in a process whose library is instrumented."""
     need("cmake", "g++")
     build(tmp_path, "-DSMIDGEN_SANITIZE=address,undefined", "-DCMAKE_CXX_COMPILER=g++")
+    kernels = sorted(tmp_path.rglob("kernels_*.o"))
+    assert len(kernels) > 1
+    for path in kernels:  # every instruction set, not the scalar one alone
+        symbols = subprocess.run(["nm", "--undefined-only", str(path)], capture_output=True, text=True, check=True).stdout
+        assert "__asan_report" in symbols, path
+        assert "__ubsan_handle" in symbols, path
     runtimes = [
         subprocess.run(["g++", f"-print-file-name={name}"], capture_output=True, text=True, check=True).stdout.strip()
         for name in ("libasan.so", "libubsan.so", "libstdc++.so")
@@ -63,6 +71,30 @@ def test_address_and_undefined_behaviour_sanitizers(tmp_path: Path) -> None:
         check=False,
     )
     assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-4000:]
+
+
+def test_instructions_that_few_processors_have(tmp_path: Path) -> None:
+    """AVX-VNNI and AVX512-BF16, their instructions replaced by what Intel documents; all else is the same."""
+    need("cmake")
+    build(tmp_path, "-DSMIDGEN_EMULATE=ON")
+    done = subprocess.run(
+        [
+            *(sys.executable, "-m", "pytest", "-q", "-rs", "-p", "no:cacheprovider", "-p", "no:xdist"),
+            *("-k", "avxvnni or avx512bf16", *(str(Path(__file__).with_name(f"test_{name}.py")) for name in EMULATED)),
+        ],
+        env={
+            **os.environ,
+            "SMIDGEN_EDGE_LIBRARY": str(tmp_path / "libsmidgen_edge.so"),
+            "OMP_NUM_THREADS": "1",
+        },
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-4000:]
+    if "this processor or this build has no avx512bf16" in done.stdout:
+        pytest.skip("this processor has no AVX-512: only AVX-VNNI was compared")
 
 
 def test_neon_products_under_an_emulator(tmp_path: Path) -> None:

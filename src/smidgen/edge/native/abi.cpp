@@ -144,7 +144,7 @@ int32_t edge_product(int32_t isa, const EdgeMatrix* source, int32_t tokens, cons
         std::string error = pack_matrix(*source, m, arena, pool);
         if (!error.empty()) return fail(error.c_str());
         const size_t rows = size_t(round_up(tokens, k->block)), stride = size_t(m.padded), out = size_t(m.tiles) * kTile;
-        Arena memory(rows * (stride * 12 + out * 4 + 256) + stride * kPanelBytes * 2 + 65536);
+        Arena memory(rows * (stride * 14 + out * 4 + 256) + stride * kPanelBytes * 2 + 65536);
         Inputs in;
         in.stride = int64_t(stride);
         in.values = static_cast<float*>(memory.take(rows * stride * 4)), in.codes = static_cast<int8_t*>(memory.take(rows * stride));
@@ -152,6 +152,7 @@ int32_t edge_product(int32_t isa, const EdgeMatrix* source, int32_t tokens, cons
         in.block_values = static_cast<float*>(memory.take(rows * stride * 4));
         in.block_codes = static_cast<int8_t*>(memory.take(rows * stride));
         in.block_sums = static_cast<int32_t*>(memory.take(rows * stride / 8));
+        in.block_pairs = static_cast<uint8_t*>(memory.take(rows * stride * 2));
         float* result = static_cast<float*>(memory.take(rows * out * 4));
         uint8_t* scratch = static_cast<uint8_t*>(memory.take(stride * kPanelBytes * 2));
         for (int t = 0; t < tokens; t++) {
@@ -160,6 +161,7 @@ int32_t edge_product(int32_t isa, const EdgeMatrix* source, int32_t tokens, cons
         }
         for (int t = 0; t < tokens; t += k->block) {
             k->pack_values(in, t, smaller(k->block, tokens - t), m.padded);
+            if (k->pack_pairs) k->pack_pairs(in, t, smaller(k->block, tokens - t), m.padded);
             k->pack_codes(in, t, smaller(k->block, tokens - t), m.padded);
         }
         if (tokens > 4)

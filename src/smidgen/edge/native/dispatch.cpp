@@ -16,7 +16,7 @@ bool always() { return true; }
 
 #ifdef SMIDGEN_X86
 struct Features {
-    bool avx2 = false, avxvnni = false, avx512 = false;
+    bool avx2 = false, avxvnni = false, avx512 = false, avx512bf16 = false;
     Features() {
         unsigned a, b, c, d;
         if (!__get_cpuid(1, &a, &b, &c, &d)) return;
@@ -29,7 +29,12 @@ struct Features {
         const bool f = b & (1u << 16), dq = b & (1u << 17), bw = b & (1u << 30), vl = b & (1u << 31);
         const bool vnni = c & (1u << 11), saved = (low & 0xe0) == 0xe0;
         avx512 = avx2 && saved && f && dq && bw && vl && vnni;
-        if (__get_cpuid_count(7, 1, &a, &b, &c, &d)) avxvnni = avx2 && (a & (1u << 4));
+#if defined(SMIDGEN_EMULATED)
+        avxvnni = avx2, avx512bf16 = avx512;  // a test build: their instructions are replaced by what they mean
+#else
+        if (!__get_cpuid_count(7, 1, &a, &b, &c, &d)) return;
+        avxvnni = avx2 && (a & (1u << 4)), avx512bf16 = avx512 && (a & (1u << 5));
+#endif
     }
 };
 const Features& features() {
@@ -39,6 +44,7 @@ const Features& features() {
 bool has_avx2() { return features().avx2; }
 bool has_avxvnni() { return features().avxvnni; }
 bool has_avx512() { return features().avx512; }
+bool has_avx512bf16() { return features().avx512bf16; }
 #endif
 
 #if defined(__aarch64__)
@@ -66,6 +72,9 @@ const Entry kEntries[] = {
     {"avxvnni", kernels_avxvnni, has_avxvnni},
 #endif
     {"avx512", kernels_avx512, has_avx512},
+#ifdef SMIDGEN_HAS_AVX512BF16
+    {"avx512bf16", kernels_avx512bf16, has_avx512bf16},
+#endif
 #endif
 #if defined(__aarch64__)
     {"neon", kernels_neon, has_dotprod},

@@ -35,7 +35,11 @@ struct Inputs {
     float* block_values = nullptr;   // blocks of `block` tokens: [stride, block]
     int8_t* block_codes = nullptr;   // [stride / 4, block, 4]
     int32_t* block_sums = nullptr;   // [stride / 32, block]
+    uint8_t* block_pairs = nullptr;  // [stride / 2, block] pairs of bf16
 };
+
+// Whether `gemm` rounds the inputs of this matrix to bf16 where an instruction set multiplies pairs of them.
+inline bool takes_pairs(const Matrix& m) { return m.format == FMT_BF16 && m.activation == ACT_FLOAT && !m.block_scale; }
 
 struct Kernels {
     const char* name;
@@ -66,12 +70,15 @@ struct Kernels {
                 float* out, int64_t out_stride);
     float (*sum)(const void* data, int64_t bytes);  // for measuring bandwidth
     float (*largest)(const float* x, int n);
+    // Values as pairs of bf16 in `block_pairs`, for `gemm` with matrices that takes_pairs() names; null: floats are read.
+    void (*pack_pairs)(const Inputs& x, int token, int count, int columns);
 };
 
 const Kernels* kernels_scalar();
 const Kernels* kernels_avx2();
 const Kernels* kernels_avxvnni();
 const Kernels* kernels_avx512();
+const Kernels* kernels_avx512bf16();
 const Kernels* kernels_neon();
 
 int isa_count();

@@ -1,3 +1,4 @@
+#define SMIDGEN_VNNI
 #include "lanes_avx2.h"
 #include "kernels_table.h"
 

@@ -27,6 +27,50 @@ void pack_codes(const Inputs& x, int token, int count, int columns) {
             x.block_sums[token * sums + int64_t(g) * size + n] = n < count ? x.sums[(token + n) * sums + g] : 0;
 }
 
+// The weights that come next, asked for while the present ones are multiplied: a piece for each block of tokens.
+struct Ahead {
+    const uint8_t *one, *other;
+    int64_t step;
+    void ask() {
+        prefetch_far(one), prefetch_far(other);
+        one += step, other += step;
+    }
+};
+
+#if defined(SMIDGEN_PAIRS)
+void pack_pairs(const Inputs& x, int token, int count, int columns) {
+    transpose_pairs(x.values + token * x.stride, x.stride, count, columns, block_size(count, 0), x.block_pairs + token * x.stride * 2);
+}
+constexpr auto kPackPairs = pack_pairs;
+
+template <int Tiles, int N>
+inline void gemm_pairs(const Matrix& m, int tile, const uint8_t* const* panels, const Inputs& x, int token, int count,
+                       Ahead ahead, float* y, int64_t y_stride) {
+    const uint8_t* pairs = x.block_pairs + token * x.stride * 2;
+    const uint8_t* w[Tiles];
+    F acc[Tiles][N];
+    UNROLL for (int t = 0; t < Tiles; t++) {
+        w[t] = panels[t];
+        UNROLL for (int n = 0; n < N; n++) acc[t][n] = zero();
+    }
+    for (int c = 0; c < m.padded; c += 2, pairs += 4 * N) {
+        B b[Tiles];
+        UNROLL for (int t = 0; t < Tiles; t++) b[t] = load_bytes(w[t]), w[t] += 64;
+        UNROLL for (int n = 0; n < N; n++) {
+            UNROLL for (int t = 0; t < Tiles; t++) dot_pairs(acc[t][n], b[t], pairs + 4 * n);
+        }
+        ahead.ask();
+    }
+    UNROLL for (int n = 0; n < N; n++) {
+        if (n >= count) break;
+        float* to = y + (token + n) * y_stride + tile * kTile;
+        UNROLL for (int t = 0; t < Tiles; t++) store(to + t * kTile, acc[t][n]);
+    }
+}
+#else
+constexpr void (*kPackPairs)(const Inputs&, int, int, int) = nullptr;
+#endif
+
 // A tile of nibbles or ternary codes as bytes, in the layout of INT8 (without its 128). Behind nibbles follow the
 // scales as floats and the zero points as int32, [groups, 16] each.
 inline void unpack_tile(const Matrix& m, int tile, uint8_t* out) {
@@ -52,16 +96,6 @@ inline void unpack_tile(const Matrix& m, int tile, uint8_t* out) {
         store_bytes(out + 192, shifted<6, 3>(b));
     }
 }
-
-// The weights that come next, asked for while the present ones are multiplied: a piece for each block of tokens.
-struct Ahead {
-    const uint8_t *one, *other;
-    int64_t step;
-    void ask() {
-        prefetch_far(one), prefetch_far(other);
-        one += step, other += step;
-    }
-};
 
 template <int Tiles, int N>
 inline void gemm_codes(const Matrix& m, int tile, const uint8_t* const* panels, int bias, const Inputs& x, int token,
@@ -188,7 +222,11 @@ inline void gemm_block(const Matrix& m, int tile, const uint8_t* const* w, int b
                        Ahead ahead, float* y, int64_t y_stride) {
     switch (m.format) {
         case FMT_F32: return gemm_floats<FMT_F32, Tiles, N>(m, tile, w, x, token, count, ahead, y, y_stride);
-        case FMT_BF16: return gemm_floats<FMT_BF16, Tiles, N>(m, tile, w, x, token, count, ahead, y, y_stride);
+        case FMT_BF16:
+#if defined(SMIDGEN_PAIRS)
+            if (takes_pairs(m)) return gemm_pairs<Tiles, N>(m, tile, w, x, token, count, ahead, y, y_stride);
+#endif
+            return gemm_floats<FMT_BF16, Tiles, N>(m, tile, w, x, token, count, ahead, y, y_stride);
         case FMT_INT4:
             for (int first = 0; first < count; first += N / 2) {
                 if (m.has_zeros)

@@ -10,7 +10,7 @@ namespace {
 
 constexpr Kernels make_table(const char* name) {
     return {name,   kBlock,      norm,       add_to, quantize, activate, matvec, gemm,
-            pack_values, pack_codes, scores, softmax,  mix,      sum_of, largest};
+            pack_values, pack_codes, scores, softmax,  mix,      sum_of, largest, kPackPairs};
 }
 
 }  // namespace

@@ -1,4 +1,4 @@
-// Sixteen lanes in two registers: AVX2 with FMA and F16C; AVX-VNNI where the compiler is told of it.
+// Sixteen lanes in two registers: AVX2 with FMA and F16C; AVX-VNNI where SMIDGEN_VNNI asks for it.
 #pragma once
 #include <immintrin.h>
 
@@ -105,12 +105,27 @@ inline B shifted(B x) {
     __m256i mask = _mm256_set1_epi8(char(Mask));
     return {_mm256_and_si256(_mm256_srli_epi16(x.a, N), mask), _mm256_and_si256(_mm256_srli_epi16(x.b, N), mask)};
 }
-#if defined(__AVXVNNI__)
+#if defined(SMIDGEN_VNNI)
+#if defined(SMIDGEN_EMULATED)
+// What VPDPBUSD is documented to do, for processors without its AVX form: bytes of the first without a sign, of the second
+// with one, four products added to each sum without saturation.
+inline __m256i dot_bytes(__m256i acc, __m256i codes, __m256i x) {
+    uint32_t sums[8];
+    uint8_t u[32];
+    int8_t s[32];
+    std::memcpy(sums, &acc, 32), std::memcpy(u, &codes, 32), std::memcpy(s, &x, 32);
+    for (int i = 0; i < 32; i++) sums[i / 4] += uint32_t(int32_t(u[i]) * int32_t(s[i]));
+    std::memcpy(&acc, sums, 32);
+    return acc;
+}
+#else
+inline __m256i dot_bytes(__m256i acc, __m256i codes, __m256i x) { return _mm256_dpbusd_avx_epi32(acc, codes, x); }
+#endif
 inline I dot(I acc, B codes, const int8_t* x) {
     int32_t four;
     std::memcpy(&four, x, 4);
     __m256i all = _mm256_set1_epi32(four);
-    return {_mm256_dpbusd_avx_epi32(acc.a, codes.a, all), _mm256_dpbusd_avx_epi32(acc.b, codes.b, all)};
+    return {dot_bytes(acc.a, codes.a, all), dot_bytes(acc.b, codes.b, all)};
 }
 #else
 // vpmaddubsw saturates its 16-bit sums; even and odd bytes as 16-bit numbers do not.

@@ -159,7 +159,7 @@ Model::Model(const EdgeConfig& config, const EdgeMatrix& embedding, const EdgeMa
     const size_t inputs = size_t(stride_) * 4 + size_t(stride_) + size_t(stride_) / 8 + 4;
     const size_t per_thread = size_t(hidden_stride_) * 4 + size_t(stride_) * 4 + size_t(kRowsOfATask) * size_t(key_dim_ + value_dim_ + 2 * c_.kv_lora_rank + 1024 + longest) * 4 +
                               inputs * 2 + size_t(stride_) * 2 * kPanelBytes + size_t(longest / kTile) * 3 * 8 + 65536 + size_t(kRowsOfATask) * size_t(round_up(key_dim_, 64) + round_up(c_.nope, 64) + round_up(c_.v_dim, 64)) * 8;
-    work_ = std::make_unique<Arena>(floats * 4 + tokens * inputs * 2 + per_thread * size_t(c_.threads) + (1 << 20));
+    work_ = std::make_unique<Arena>(floats * 4 + tokens * (inputs * 2 + size_t(stride_) * 2) + per_thread * size_t(c_.threads) + (1 << 20));
     residual_ = take<float>(tokens * size_t(hidden_stride_)), out_ = take<float>(tokens * size_t(hidden_stride_));
     qkv_ = take<float>(tokens * size_t(qkv_stride_)), latent_ = take<float>(tokens * size_t(latent_stride));
     attended_ = take<float>(tokens * size_t(attention_stride_));
@@ -202,6 +202,7 @@ Inputs Model::take_inputs(int rows, bool blocks) {
     if (blocks) {
         in.block_values = take<float>(n * size_t(stride_)), in.block_codes = take<int8_t>(n * size_t(stride_));
         in.block_sums = take<int32_t>(n * size_t(stride_) / kSumGroup);
+        if (k_->pack_pairs) in.block_pairs = take<uint8_t>(n * size_t(stride_) * 2);
     }
     return in;
 }
@@ -277,13 +278,15 @@ void Model::split_rows(int thread, int tokens, int& first, int& last) const {
 void Model::prepare(Inputs& in, int first, int last, int n, std::initializer_list<const Matrix*> consumers,
                     const float* source, int64_t source_stride) const {
     int padded = 0;
-    bool floats = false, codes = false;
+    bool floats = false, codes = false, pairs = false, unpaired = false;
     int rounding = ACT_FLOAT;
     for (const Matrix* m : consumers) {
         if (!m->rows) continue;
         padded = larger(padded, m->padded);
         codes |= m->activation == ACT_INT8;
         floats |= m->activation != ACT_INT8;
+        const bool paired = k_->pack_pairs && takes_pairs(*m);
+        pairs |= paired, unpaired |= m->activation != ACT_INT8 && !paired;
         if (m->activation >= ACT_FP8) rounding = m->activation;
     }
     for (int row = first; row < last; row++) {
@@ -300,7 +303,8 @@ void Model::prepare(Inputs& in, int first, int last, int n, std::initializer_lis
     if (!in.block_values || last <= first) return;
     for (int row = first; row < last; row += k_->block) {
         const int size = smaller(k_->block, last - row);
-        if (floats) k_->pack_values(in, row, size, padded);
+        if (pairs) k_->pack_pairs(in, row, size, padded);
+        if (unpaired) k_->pack_values(in, row, size, padded);
         if (codes) k_->pack_codes(in, row, size, padded);
     }
 }
