@@ -43,7 +43,9 @@ def test_address_and_undefined_behaviour_sanitizers(tmp_path: Path) -> None:
     kernels = sorted(tmp_path.rglob("kernels_*.o"))
     assert len(kernels) > 1
     for path in kernels:  # every instruction set, not the scalar one alone
-        symbols = subprocess.run(["nm", "--undefined-only", str(path)], capture_output=True, text=True, check=True).stdout
+        symbols = subprocess.run(
+            ["nm", "--undefined-only", str(path)], capture_output=True, text=True, check=True
+        ).stdout
         assert "__asan_report" in symbols, path
         assert "__ubsan_handle" in symbols, path
     runtimes = [
