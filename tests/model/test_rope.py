@@ -13,6 +13,7 @@ from smidgen.model.rope import (
     rotate_halves,
     rotate_interleaved,
     rotation,
+    token_rotation,
     yarn_frequencies,
     yarn_softmax_factor,
 )
@@ -55,3 +56,12 @@ def test_yarn_keeps_fast_frequencies_and_divides_slow_ones() -> None:
 def test_yarn_softmax_factor() -> None:
     assert yarn_softmax_factor(Yarn()) == pytest.approx((0.1 * math.log(40) + 1) ** 2)
     assert yarn_softmax_factor(Yarn(factor=1.0)) == 1.0
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_one_token_is_rotated_as_several_are(dtype: torch.dtype) -> None:
+    torch.manual_seed(0)
+    x, frequencies = torch.randn(1, 3, 1, 16).to(dtype), inverse_frequencies(16, 10_000.0)
+    several, one = rotation(torch.tensor([[77]]), frequencies), token_rotation(77, frequencies)
+    assert torch.equal(rotate_interleaved(x, one), rotate_interleaved(x, several))
+    torch.testing.assert_close(rotate_halves(x, one), rotate_halves(x, several), rtol=1e-5, atol=1e-6)

@@ -20,7 +20,7 @@ from smidgen.model.feed_forward import FeedForward
 from smidgen.model.initialization import initialize
 from smidgen.model.norm import make_norm
 from smidgen.model.quantized import make_embedding, make_head, refuse_training
-from smidgen.model.rope import Rotation, rotation
+from smidgen.model.rope import rotation, token_rotation
 
 if TYPE_CHECKING:
     from smidgen.model.lora import Adapter
@@ -231,8 +231,7 @@ class Decoder(nn.Module):
                 age = (position - torch.arange(used, device=frequencies.device)) % capacity
                 added = torch.zeros(used, device=age.device).masked_fill_(age >= window, -torch.inf)
                 visibility = Visibility(added=added[None, None, None])
-            angles = (frequencies * position)[None, None, None]
-            turned = Rotation(angles.cos(), angles.sin())
+            turned = token_rotation(position, frequencies)
             inputs[layer_type] = LayerInputs(turned, visibility, 0.0, RowStep(position % capacity, used))
         return inputs
 

@@ -8,6 +8,8 @@ from torch import Tensor, nn
 
 from smidgen import config
 
+_ZERO = torch.zeros(())
+
 
 class RMSNorm(nn.Module):
     """`x · rsqrt(mean x² + eps) · w` over the last dimension (Zhang & Sennrich, 2019)."""
@@ -26,9 +28,19 @@ class RMSNorm(nn.Module):
             self.weight.fill_(value)
 
     def forward(self, x: Tensor) -> Tensor:
+        if _is_one_token(x):
+            return self._of_one_token(x)
         x_float = x.float()
         normalized = x_float * torch.rsqrt(x_float.square().mean(-1, keepdim=True) + self.eps)
         return (normalized * self.gain()).to(x.dtype)
+
+    def _of_one_token(self, x: Tensor) -> Tensor:
+        """The same in a third of the calls: for so few numbers, on a processor, calls are what takes the time."""
+        x_float, gain = x.float(), self.gain()
+        length = float(torch.linalg.vector_norm(x_float))
+        size = x.shape[-1]
+        factor = (length * length / size + self.eps) ** -0.5
+        return torch.addcmul(_ZERO, x_float, gain, value=factor).to(x.dtype)
 
 
 class RMSNormPlusOne(RMSNorm):
@@ -50,6 +62,17 @@ class LayerNorm(RMSNorm):
 
     def forward(self, x: Tensor) -> Tensor:
         return (F.layer_norm(x.float(), x.shape[-1:], eps=self.eps) * self.weight).to(x.dtype)
+
+
+def _is_one_token(x: Tensor) -> bool:
+    """Whether `x` is one vector on a processor, of at most 32 bits a number, whose gradient nobody wants."""
+    return (
+        x.numel() == x.shape[-1]
+        and x.device.type == "cpu"
+        and x.dtype in (torch.float32, torch.bfloat16)
+        and not torch.is_grad_enabled()
+        and not torch.compiler.is_compiling()
+    )
 
 
 def make_norm(norm: config.Norm, size: int) -> RMSNorm:

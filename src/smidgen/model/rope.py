@@ -16,6 +16,8 @@ class Rotation(NamedTuple):
 
     cos: Tensor
     sin: Tensor
+    doubled: tuple[Tensor, Tensor] | None = None
+    """`[cos, cos]` and `[-sin, sin]`, [..., d]: with them a single token is rotated in fewer calls (Llama's layout)."""
 
 
 def inverse_frequencies(head_dim: int, theta: float) -> Tensor:
@@ -54,9 +56,19 @@ def rotation(positions: Tensor, frequencies: Tensor) -> Rotation:
     return Rotation(angles.cos(), angles.sin())
 
 
+def token_rotation(position: int, frequencies: Tensor) -> Rotation:
+    """Angles of one position, for a single token."""
+    angles = (frequencies * position)[None, None, None]
+    cos, sin = angles.cos(), angles.sin()
+    return Rotation(cos, sin, (torch.cat([cos, cos], dim=-1), torch.cat([-sin, sin], dim=-1)))
+
+
 def rotate_halves(x: Tensor, by: Rotation) -> Tensor:
     """Rotate [B, H, T, d] where dimension i pairs with i + d/2 (Llama's layout); float32 inside."""
     first, second = x.chunk(2, dim=-1)
+    if by.doubled is not None:
+        cos, sin = by.doubled
+        return torch.addcmul(x.float() * cos, torch.cat([second, first], dim=-1).float(), sin).to(x.dtype)
     rotated = torch.cat([first * by.cos - second * by.sin, second * by.cos + first * by.sin], dim=-1)
     return rotated.to(x.dtype)
 
