@@ -1,11 +1,22 @@
-"""What adapting a model comes to, on a base trained here and held-out text: LoRA, distillation, a TIES merge.
+"""What adapting a model comes to, on bases trained here: LoRA, a TIES merge, distillation, quantisation-aware tuning.
 
-A base of 0.92M parameters learns stories, facts, patterns, comparisons, lists and chats of the built-in corpus. Then,
-with three seeds each: full tuning and LoRA teach it sums; full tuning teaches another copy functions, and TIES merges
-the two; a student of a fifth of the size learns the base's text alone and from the base. Losses are nats a token on
-held-out text.
+Bases of 0.9M parameters learn the built-in corpus: one all of it, one (narrow) all but facts and comparisons, with
+a tokenizer that saw neither. Then, with three seeds each:
 
-    python benchmarks/adapting.py --work /tmp/adapting --json adapting.json
+lora          full tuning and LoRA teach the narrow base comparisons, and facts. LoRA's share of full tuning's gain.
+ties          TIES merges a model tuned to comparisons and one tuned to facts. What the merge keeps of each one's gain.
+distillation  a student of a quarter of the size learns the base's text alone and from the base, equally many steps.
+quantization  the base is tuned on, on its own text, into a ternary and an int4 model; beside each stand the base, and
+              the base tuned on as long as a dense model, rounded to nearest to the same bits.
+
+Losses are nats a token on the corpus' test members: people, things and pairs of numbers that no training text has.
+What had to be chosen was chosen on the corpus' val members, none of which is reported: with seed 0, of four rates each
+for full tuning and LoRA, the one of the lowest loss on sums, which the base learns more of; with seed 1, TIES' density
+and scale, by the lesser share kept.
+
+    python benchmarks/adapting.py --work /tmp/adapting --json benchmarks/results/adapting.json
+
+A stopped command goes on. `--part` does one of the four, so that several processes may share the work.
 """
 
 from __future__ import annotations
@@ -13,35 +24,57 @@ from __future__ import annotations
 import argparse
 import itertools
 import json
+import math
 import statistics
+from collections.abc import Callable, Iterable, Mapping
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 import report
 
 import smidgen
-from smidgen.config import Distillation, TokenizerConfig
+from smidgen.config import Distillation, Quantization, TokenizerConfig
 from smidgen.data import Dataset, prepare
-from smidgen.data.storyworld import generate
+from smidgen.data.storyworld import Split, generate
 from smidgen.evaluation.perplexity import evaluate_dataset
 from smidgen.folders.run import is_run_folder
+from smidgen.model import Decoder
 from smidgen.model.lora import trainable_share
+from smidgen.model.requantized import to_ternary
+from smidgen.quantization import quantize
 from smidgen.training.base import load_training_config
 from smidgen.training.pretraining import pretrain
 from smidgen.tuning.distillation import distill
 from smidgen.tuning.merged_models import merge_models
 from smidgen.tuning.merging import Merging
 
-KINDS = {
-    "base": ["stories", "facts", "patterns", "comparisons", "lists", "chats"],
-    "sums": ["arithmetic"],
-    "functions": ["functions"],
+KINDS: Mapping[str, Mapping[str, float]] = {
+    "base": {
+        "stories": 2.0,
+        "facts": 2.0,
+        "patterns": 1.0,
+        "comparisons": 1.0,
+        "lists": 2.0,
+        "chats": 1.5,
+        "arithmetic": 0.25,
+        "functions": 0.25,
+    },
+    "narrow": {"stories": 2.0, "patterns": 1.0, "lists": 2.0, "chats": 1.5, "arithmetic": 1.0, "functions": 1.0},
+    "comparisons": {"comparisons": 1.0},
+    "facts": {"facts": 1.0},
+    "sums": {"arithmetic": 1.0},
 }
-DOCUMENTS = {"base": 24_000, "sums": 8_000, "functions": 8_000}
+TASKS = ("comparisons", "facts")
+DOCUMENTS = {"base": 24_000, "narrow": 24_000, "comparisons": 8_000, "facts": 8_000, "sums": 8_000}
 SEEDS = (1, 2, 3)
+FULL_RATES = (1e-3, 2e-3, 4e-3, 8e-3)
+LORA_RATES = (5e-3, 1e-2, 2e-2, 4e-2)
+RANK = 4
+MEASURED_TOKENS = 12_000
 COMMON = {
     "training.seq_len": 128,
-    "training.batch_size": 16,
+    "training.batch_size": 8,
     "training.dropout": 0.0,
     "training.precision": "fp32",
     "training.device": "cpu",
@@ -49,8 +82,8 @@ COMMON = {
     "training.schedule.eta_min": 0.0,
     "training.log_every": 50,
     "training.eval_every": 10_000,
-    "training.checkpoint_every": 10_000,
-    "training.eval_tokens": 20_000,
+    "training.checkpoint_every": 200,
+    "training.eval_tokens": 4_000,
 }
 STUDENT = {
     "model.hidden_size": 64,
@@ -63,25 +96,29 @@ STUDENT = {
 class Bench:
     """The folders of all runs; what is there is not made again."""
 
-    def __init__(self, work: Path) -> None:
-        self.work = work
-        self.tokenizer = TokenizerConfig(vocab_size=1024)
+    def __init__(self, work: Path, steps: int) -> None:
+        self.work, self.steps = work, steps
+        work.mkdir(parents=True, exist_ok=True)
 
-    def data(self, name: str) -> Path:
-        out = self.work / "data" / name
+    def data(self, name: str, split: Split = "train") -> Path:
+        """Dataset folder of texts of a split of the corpus, with the base's tokenizer."""
+        out = self.work / "data" / f"{name}-{split}"
         if (out / "dataset.json").is_file():
             return out
-        texts = self.work / f"{name}.jsonl"
-        texts.parent.mkdir(parents=True, exist_ok=True)
-        documents = itertools.islice(generate(0, "train", KINDS[name]), DOCUMENTS[name])
+        texts = self.work / f"{name}-{split}.jsonl"
+        count = DOCUMENTS[name] if split == "train" else 1_000
+        documents = itertools.islice(generate(0, split, KINDS[name]), count)
         texts.write_text("\n".join(json.dumps({"text": document.text}) for document in documents))
-        if name == "base":
-            prepare([texts], out, self.tokenizer)
+        owner = base_of(name)
+        if (name, split) == (owner, "train"):
+            tokenizer = TokenizerConfig(vocab_size=1024)
         else:
-            prepare([texts], out, TokenizerConfig(kind="pretrained", path=str(self.data("base") / "tokenizer")))
+            tokenizer = TokenizerConfig(kind="pretrained", path=str(self.data(owner) / "tokenizer"))
+        prepare([texts], out, tokenizer)
         return out
 
-    def train(self, name: str, source: str, data: str, steps: int, lr: float, seed: int, **fields: Any) -> Path:
+    def train(self, name: str, data: str, steps: int, lr: float, seed: int, **fields: Any) -> Path:
+        """A finished run."""
         run = self.work / name
         overrides = {
             **COMMON,
@@ -93,102 +130,117 @@ class Bench:
             **{key.replace("__", "."): value for key, value in fields.items()},
         }
         # A finished run returns at once, one that was stopped goes on.
-        config = load_training_config(run) if is_run_folder(run) else load_training_config(source, overrides)
+        config = load_training_config(run) if is_run_folder(run) else load_training_config("elite-tiny", overrides)
         teach = distill if isinstance(config.tuning.objective, Distillation) else pretrain
         summary = teach(config, run)
         if summary.steps < summary.total_steps:
             raise SystemExit(f"{run}: stopped after step {summary.steps}; the same command goes on")
         return run
 
-    def loss(self, model: Any, data: str) -> float:
+    def base(self, name: str = "base") -> Path:
+        return self.train(name, name, 600, 4e-3, 0, training__batch_size=16 if name == "base" else 8)
+
+    def full(self, data: str, seed: int, lr: float | None = None) -> Path:
+        """A base with every weight tuned."""
+        lr = lr or self.full_rate()
+        base = str(self.base(base_of(data)))
+        return self.train(f"{data}-full-{lr:g}-{seed}", data, self.steps, lr, seed, tuning__base=base)
+
+    def lora(self, data: str, seed: int, lr: float | None = None) -> Path:
+        """A base with an adapter on every projection."""
+        lr = lr or self.lora_rate()
+        base = str(self.base(base_of(data)))
+        fields = {"tuning__base": base, "tuning__lora__rank": RANK, "tuning__lora__alpha": 4.0 * RANK}
+        return self.train(f"{data}-lora-{lr:g}-{seed}", data, self.steps, lr, seed, **fields)
+
+    @cache  # noqa: B019
+    def full_rate(self) -> float:
+        return min(FULL_RATES, key=lambda lr: self.shown(f"full {lr:g}", self.full("sums", 0, lr)))
+
+    @cache  # noqa: B019
+    def lora_rate(self) -> float:
+        return min(LORA_RATES, key=lambda lr: self.shown(f"LoRA {lr:g}", self.lora("sums", 0, lr)))
+
+    def shown(self, name: str, run: Path) -> float:
+        loss = self.loss(run, "sums", "val")
+        print(f"chosen with seed 0: {name}: {loss:.4f}", flush=True)
+        return loss
+
+    def loss(self, model: Path | Decoder, data: str, split: Split = "test") -> float:
         decoder = smidgen.load(model) if isinstance(model, Path) else model
-        return evaluate_dataset(decoder, Dataset.open(self.data(data)), seq_len=128, max_tokens=30_000).loss
+        dataset = Dataset.open(self.data(data, split))
+        return evaluate_dataset(decoder, dataset, split="train", seq_len=128, max_tokens=MEASURED_TOKENS).loss
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--work", type=Path, required=True, metavar="DIR", help="folder of data and runs; kept")
-    parser.add_argument("--json", type=Path, metavar="FILE")
-    parser.add_argument("--steps", type=int, default=200, help="of each tuning (default: 200)")
-    args = parser.parse_args()
-    bench = Bench(args.work)
-    base = bench.train("base", "elite-tiny", "base", 600, 4e-3, 0)
-    results = [*lora(bench, base, args.steps), *ties(bench, base, args.steps), *distillation(bench, base, args.steps)]
-    for line in results:
-        shown = "" if line["peer"] is None else f"  against {line['peer']:.4f} ({line['peer_name']})"
-        print(f"{line['case']:<34} {line['metric']:<28} {line['ours']:.4f}{shown}")
-    if args.json:
-        args.json.write_text(json.dumps({"machine": report.machine(), "results": results}, indent=1) + "\n")
+def base_of(data: str) -> str:
+    """The base that is tuned on a task, and whose tokenizer it has."""
+    return "narrow" if data in ("narrow", *TASKS) else "base"
 
 
-def full(bench: Bench, base: Path, data: str, steps: int, seed: int) -> Path:
-    """Every weight tuned."""
-    return bench.train(f"{data}-{seed}", "elite-tiny", data, steps, 2e-3, seed, tuning__base=str(base))
+def lora(bench: Bench) -> list[dict[str, Any]]:
+    """LoRA's share of full tuning's gain on each task."""
+    found = []
+    for task in TASKS:
+        before = bench.loss(bench.base("narrow"), task)
+        full = [bench.loss(bench.full(task, seed), task) for seed in SEEDS]
+        adapted = [bench.loss(bench.lora(task, seed), task) for seed in SEEDS]
+        shares = [(before - theirs) / (before - ours) for theirs, ours in zip(adapted, full, strict=True)]
+        print(f"{task}: base {before:.4f}, full {full}, LoRA {adapted}, shares {shares}", flush=True)
+        name = f"LoRA, rank {RANK}, {task}"
+        found += [
+            report.result(f"full tuning, {task}", "loss", "nats/token", statistics.mean(full), before, "base"),
+            report.result(name, "loss", "nats/token", statistics.mean(adapted), before, "base"),
+            report.result(name, "share of full tuning's gain", "", statistics.mean(shares), 0.9, "wanted"),
+            report.result(f"{name}, worst seed", "share of full tuning's gain", "", min(shares), 0.9, "wanted"),
+        ]
+    trained, total = trainable_share(smidgen.load(bench.lora("facts", SEEDS[0])))
+    return [*found, report.result(f"LoRA, rank {RANK}", "share of parameters", "", trained / total, 0.05, "allowed")]
 
 
-def lora(bench: Bench, base: Path, steps: int) -> list[dict[str, Any]]:
-    """LoRA's share of full tuning's gain on sums."""
-    before, shares = bench.loss(base, "sums"), []
-    for seed in SEEDS:
-        adapted = bench.train(
-            f"sums-lora-{seed}",
-            "elite-tiny",
-            "sums",
-            steps,
-            1e-2,
-            seed,
-            tuning__base=str(base),
-            tuning__lora__rank=4,
-            tuning__lora__alpha=16.0,
-        )
-        gain = before - bench.loss(full(bench, base, "sums", steps, seed), "sums")
-        shares.append((before - bench.loss(adapted, "sums")) / gain)
-        print(f"lora seed {seed}: full gains {gain:.4f} from {before:.4f}, LoRA {shares[-1]:.1%} of it", flush=True)
-    trained, total = trainable_share(smidgen.load(bench.work / "sums-lora-1"))
-    return [
-        report.result("LoRA, rank 4", "share of full tuning's gain", "", statistics.mean(shares), 0.9, "wanted"),
-        report.result("LoRA, rank 4, worst seed", "share of full tuning's gain", "", min(shares), 0.9, "wanted"),
-        report.result("LoRA, rank 4", "share of parameters", "", trained / total, 0.05, "allowed"),
-    ]
+def ties(bench: Bench) -> list[dict[str, Any]]:
+    """What a TIES merge keeps of the gains of a model of comparisons and one of facts."""
+    base = bench.base("narrow")
 
-
-def ties(bench: Bench, base: Path, steps: int) -> list[dict[str, Any]]:
-    """What a TIES merge keeps of the gains of a model of sums and one of functions.
-
-    Density and scale are chosen on the first seed's models and used for all.
-    """
-    before = {data: bench.loss(base, data) for data in ("sums", "functions")}
-
-    def kept(seed: int, density: float, scale: float) -> float:
-        models = {data: full(bench, base, data, steps, seed) for data in before}
+    def kept(seed: int, split: Split, density: float, scale: float) -> dict[str, float]:
+        models = {task: bench.full(task, seed) for task in TASKS}
         merging = Merging("ties", density=density, scale=scale)
         merged, _ = merge_models([str(path) for path in models.values()], str(base), merging)
-        return min(
-            (before[data] - bench.loss(merged, data)) / (before[data] - bench.loss(path, data))
-            for data, path in models.items()
-        )
+        before = {task: bench.loss(base, task, split) for task in TASKS}
+        return {
+            task: (before[task] - bench.loss(merged, task, split)) / (before[task] - bench.loss(path, task, split))
+            for task, path in models.items()
+        }
 
-    grid = [(density, scale) for density in (0.2, 0.5, 0.8, 1.0) for scale in (0.8, 1.0, 1.3, 1.6, 2.0)]
-    density, scale = max(grid, key=lambda pair: kept(SEEDS[0], *pair))
-    shares = [kept(seed, density, scale) for seed in SEEDS]
-    print(f"ties density {density}, scale {scale}: keeps at least {shares}", flush=True)
+    grid = [(density, scale) for density in (0.2, 0.5, 1.0) for scale in (0.8, 1.0, 1.3)]
+    density, scale = max(grid, key=lambda pair: min(kept(SEEDS[0], "val", *pair).values()))
+    shares = [kept(seed, "test", density, scale) for seed in SEEDS]
+    print(f"ties density {density}, scale {scale}: keeps {shares}", flush=True)
     name = f"TIES, density {density}, scale {scale}"
+    least = [min(share.values()) for share in shares]
     return [
-        report.result(name, "least share of a gain kept", "", statistics.mean(shares), 0.8, "wanted"),
-        report.result(f"{name}, worst seed", "least share of a gain kept", "", min(shares), 0.8, "wanted"),
+        *(
+            report.result(name, f"share of the gain on {task} kept", "", mean, 0.8, "wanted")
+            for task in TASKS
+            for mean in [statistics.mean(share[task] for share in shares)]
+        ),
+        report.result(f"{name}, worst seed and task", "share of a gain kept", "", min(least), 0.8, "wanted"),
     ]
 
 
-def distillation(bench: Bench, base: Path, steps: int) -> list[dict[str, Any]]:
+def distillation(bench: Bench) -> list[dict[str, Any]]:
     """A student alone and from its teacher, equally many steps of the same data."""
-    teaching = {"tuning__objective__kind": "distillation", "tuning__objective__teacher": str(base)}
-    alone, taught = [], []
+    base = bench.base()
+    student = {name.replace(".", "__"): value for name, value in STUDENT.items()}
+    teaching = {
+        "tuning__objective__kind": "distillation",
+        "tuning__objective__teacher": str(base),
+        "tuning__objective__cross_entropy": 0.1,
+    }
+    losses: dict[str, list[float]] = {"alone": [], "taught": []}
     for seed in SEEDS:
-        fields = {name.replace(".", "__"): value for name, value in STUDENT.items()}
-        alone.append(bench.train(f"alone-{seed}", "elite-tiny", "base", 2 * steps, 4e-3, seed, **fields))
-        fields |= teaching | {"tuning__objective__cross_entropy": 0.1}
-        taught.append(bench.train(f"taught-{seed}", "elite-tiny", "base", 2 * steps, 4e-3, seed, **fields))
-    losses = {name: [bench.loss(run, "base") for run in runs] for name, runs in (("alone", alone), ("taught", taught))}
+        for name, fields in (("alone", student), ("taught", student | teaching)):
+            run = bench.train(f"{name}-{seed}", "base", 2 * bench.steps, 4e-3, seed, **fields)
+            losses[name].append(bench.loss(run, "base"))
     print(f"distillation: {losses}, teacher {bench.loss(base, 'base'):.4f}", flush=True)
     gain = statistics.mean(losses["alone"]) - statistics.mean(losses["taught"])
     spread = max(max(values) - min(values) for values in losses.values())
@@ -196,6 +248,70 @@ def distillation(bench: Bench, base: Path, steps: int) -> list[dict[str, Any]]:
         report.result("student", "loss", "nats/token", *map(statistics.mean, reversed(losses.values())), "alone"),
         report.result("student", "gain beside spread of seeds", "nats/token", gain, spread, "spread"),
     ]
+
+
+def quantization(bench: Bench) -> list[dict[str, Any]]:
+    """Tuning into few bits beside rounding to nearest, on the base's own text: perplexities."""
+    base, lr = bench.base(), 2e-3
+    int4 = Quantization(scheme="int4", group_size=128)
+
+    def tuned(name: str, seed: int, **fields: Any) -> Path:
+        return bench.train(f"{name}-{seed}", "base", bench.steps, lr, seed, tuning__base=str(base), **fields)
+
+    def rounded(model: Path, scheme: str) -> Decoder:
+        decoder = smidgen.load(model)
+        return quantize(decoder, int4) if scheme == "int4" else to_ternary(decoder, sub_norm=False).eval()
+
+    def perplexity(models: Iterable[Path | Decoder]) -> float:
+        return math.exp(statistics.mean(bench.loss(model, "base") for model in models))
+
+    dense = [tuned("dense", seed) for seed in SEEDS]
+    before = perplexity([base])
+    found = [report.result("dense, tuned on", "perplexity", "a token", perplexity(dense), before, "base")]
+    for scheme in ("int4", "ternary"):
+        fields = {"tuning__quantize__scheme": scheme}
+        if scheme == "int4":
+            fields["tuning__quantize__group_size"] = int4.group_size
+        runs = [tuned(scheme, seed, **fields) for seed in SEEDS]
+        ours = perplexity(run / "quantized" if scheme == "int4" else run for run in runs)
+        case = f"{scheme}, quantisation-aware"
+        found += [
+            report.result(case, "perplexity", "a token", ours, perplexity([rounded(base, scheme)]), "base rounded"),
+            report.result(
+                case,
+                "perplexity",
+                "a token",
+                ours,
+                perplexity(rounded(run, scheme) for run in dense),
+                "dense, tuned on, rounded",
+            ),
+        ]
+    return found
+
+
+PARTS: Mapping[str, Callable[[Bench], list[dict[str, Any]]]] = {
+    "lora": lora,
+    "ties": ties,
+    "distillation": distillation,
+    "quantization": quantization,
+}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--work", type=Path, required=True, metavar="DIR", help="folder of data and runs; kept")
+    parser.add_argument("--json", type=Path, metavar="FILE")
+    parser.add_argument("--steps", type=int, default=200, help="of each tuning (default: 200)")
+    parser.add_argument("--part", choices=PARTS, action="append", help="may be given again (default: all)")
+    args = parser.parse_args()
+    bench, results = Bench(args.work, args.steps), []
+    for part in args.part or PARTS:
+        for line in PARTS[part](bench):
+            results.append(line)
+            shown = "" if line["peer"] is None else f"  against {line['peer']:.4f} ({line['peer_name']})"
+            print(f"{line['case']:<34} {line['metric']:<34} {line['ours']:.4f}{shown}", flush=True)
+    if args.json:
+        report.write(args.json, results)
 
 
 if __name__ == "__main__":

@@ -10,14 +10,12 @@ import pytest
 import torch
 
 import smidgen
-from smidgen.cli.main import main
 from smidgen.runtime.errors import ConfigError
-from smidgen.runtime.sampling import SamplingParams
 from smidgen.training.base import load_training_config
 from smidgen.training.objectives import Batch
 from smidgen.training.observer import Observer, Snapshot
 from smidgen.training.pretraining import pretrain
-from smidgen.tuning.distillation import DistillationObjective, Mixture, distill, write_texts
+from smidgen.tuning.distillation import DistillationObjective, Mixture, distill
 
 
 class StopAt(Observer):
@@ -79,36 +77,3 @@ def test_a_teacher_of_another_tokenizer_is_refused(base: Path, fields: dict[str,
     config = load_training_config("elite-tiny", teaching(tmp_path / "stranger", fields))
     with pytest.raises(ConfigError, match="has another tokenizer than"):
         distill(config, tmp_path / "run")
-
-
-def test_texts_of_a_teacher(base: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    prompts = tmp_path / "prompts.txt"
-    prompts.write_text("Tom has\n3 red\ncats\n")
-    out = tmp_path / "texts.jsonl"
-    flags = ["distill", "--write", str(out), "--teacher", str(base), "--prompts", str(prompts), "--temperature", "0"]
-    assert main([*flags, "--max-new-tokens", "5"]) == 0
-    lines = [json.loads(line) for line in out.read_text().splitlines()]
-    assert [line["prompt"] for line in lines] == ["Tom has", "3 red", "cats"]
-    tokenizer = smidgen.load_tokenizer(base)
-    expected = smidgen.generate(smidgen.load(base), tokenizer, "3 red", max_new_tokens=5, temperature=0)
-    assert lines[1]["completion"] == expected
-    whole = out.read_bytes()
-    # A command that was killed in the middle of a line goes on, and ends with the same file.
-    out.write_bytes(whole[: len(whole.split(b"\n")[0]) + 9])
-    assert main([*flags, "--max-new-tokens", "5"]) == 0
-    assert out.read_bytes() == whole
-    prompts.write_text("Another\n")
-    assert main(flags) == 1
-    assert "holds answers to other prompts" in capsys.readouterr().err
-
-
-def test_write_texts_counts_what_is_new(base: Path, tmp_path: Path) -> None:
-    from smidgen.inference import TorchEngine
-
-    model, tokenizer = smidgen.load(base), smidgen.load_tokenizer(base)
-    params = SamplingParams(max_new_tokens=3, seed=1)
-    written = [
-        write_texts(TorchEngine(model, max_batch_size=2), tokenizer, ["a", "b", "c"], tmp_path / "out.jsonl", params)
-        for _ in range(2)
-    ]
-    assert written == [3, 0]

@@ -1,37 +1,48 @@
-"""Train a student to be like a teacher of the same tokenizer; or let a teacher write texts for any student.
+"""Train a student to be like a teacher: by the teacher's distributions, or by texts that the teacher writes.
 
 Example: smidgen distill elite-tiny --teacher runs/large --data.path data --run runs/student --training.max_steps 500
 Resume:  smidgen distill runs/student
 Ternary: smidgen distill runs/large --teacher runs/large --data.path data --tuning.quantize.scheme ternary --run runs/t
-Texts:   smidgen distill --write texts.jsonl --teacher runs/large --prompts prompts.txt --temperature 0.8
+Texts:   smidgen distill runs/small --teacher runs/large --prompts prompts.txt --temperature 0.8 --run runs/student
+         smidgen distill --write texts.jsonl --teacher runs/large --prompts prompts.txt --temperature 0.8
 
-STUDENT is a preset (random weights), a YAML file, a model that goes on from its weights, or a run to resume. The texts
-are JSON lines with text, prompt and completion, for 'smidgen prepare' or 'smidgen sft'; a stopped command goes on.
+STUDENT is a preset (random weights), a YAML file, a model that goes on from its weights, or a run to resume. Learning
+distributions needs a teacher of the data's tokenizer. With --prompts the teacher, of any tokenizer, continues every
+prompt, and the student learns the texts; a stopped command goes on. --write only writes them: JSON lines with text,
+prompt and completion, for 'smidgen prepare' or 'smidgen sft'.
 """
 
 from __future__ import annotations
 
 import argparse
-import logging
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from smidgen.cli.fields import describe_fields
 from smidgen.cli.sampling import add_sampling_flags, sampling_params
+from smidgen.cli.training import one_at_a_time, run_training
+
+if TYPE_CHECKING:
+    from smidgen.config import Config
 
 OVERRIDES = True
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
-    parser.usage = "smidgen distill [STUDENT] --teacher MODEL [--run DIR] [--data.path DIR] [--training.lr 3e-4 …]"
+    parser.usage = "smidgen distill STUDENT --teacher MODEL (--data.path DIR | --prompts FILE) [--run DIR] …"
     parser.add_argument("student", metavar="STUDENT", nargs="?", help="preset, YAML file, model or run folder")
     parser.add_argument("--teacher", metavar="MODEL", help="what is imitated")
     parser.add_argument("--run", metavar="DIR", help="run folder to make or resume (default: runs/<student>-distilled)")
+    parser.add_argument(
+        "--prompts",
+        metavar="FILE",
+        help="learn the teacher's texts: a prompt a line, or JSON lines with a field prompt",
+    )
     parser.add_argument("--write", metavar="FILE", help="write the teacher's answers to --prompts, and train nothing")
-    parser.add_argument("--prompts", metavar="FILE", help="a prompt a line, or JSON lines with a field prompt")
-    parser.add_argument("--engine", choices=["torch", "edge"], default="torch", help="what runs the teacher (--write)")
-    add_sampling_flags(parser, without=frozenset({"logprobs"}), temperature=1.0)
-    fields = describe_fields(["tuning", "data", "training", "model"])
+    parser.add_argument("--engine", choices=["torch", "edge"], default="torch", help="what runs a teacher that writes")
+    add_sampling_flags(parser, without=frozenset({"logprobs"}), temperature=1.0, seed=0)
+    fields = describe_fields(["tuning", "data", "training", "model", "tokenizer"])
     parser.epilog = f"Any field of the configuration may be given as a flag:\n{fields}"
 
 
@@ -40,46 +51,75 @@ def run(args: argparse.Namespace) -> int:
 
     if args.write is not None:
         return _write(args)
-    if args.prompts is not None:
-        raise ConfigError("--prompts: belongs to --write FILE, which takes the teacher's answers")
     if args.student is None:
         raise ConfigError(
             "STUDENT: name a preset, a model or a run, e.g. smidgen distill elite-tiny --teacher runs/large"
         )
 
-    from smidgen.cli.observers import training_observers
-    from smidgen.cli.pretrain import print_summary
     from smidgen.folders.run import is_run_folder
     from smidgen.training.base import load_training_config
-    from smidgen.training.parallel import is_main_rank
+    from smidgen.training.pretraining import pretrain
     from smidgen.tuning.distillation import distill
+    from smidgen.tuning.sequences import TEXTS
 
     resumes = is_run_folder(args.student) and args.run in (None, args.student)
     run_path = Path(args.run or (args.student if resumes else f"runs/{Path(args.student).name}-distilled"))
     overrides = list(args.overrides)
-    if args.teacher is not None:
-        overrides += ["--tuning.objective.kind", "distillation", "--tuning.objective.teacher", args.teacher]
-    elif not resumes:
+    by_texts = args.prompts is not None or (run_path / TEXTS).is_file()
+    if args.teacher is None and not resumes:
         raise ConfigError("--teacher: name the model that the student learns from")
+    if by_texts and args.teacher is not None and args.prompts is None:
+        raise ConfigError(f"--teacher {args.teacher}: {run_path} has a teacher's texts; leave it out")
+    if args.teacher is not None and not by_texts:
+        overrides += ["--tuning.objective.kind", "distillation", "--tuning.objective.teacher", args.teacher]
     source = args.student
-    if is_run_folder(source) and not resumes:
+    goes_on_from_run = is_run_folder(source) and not resumes
+    if goes_on_from_run and not by_texts:
         # Another run's model is what this one begins with; its own training says how.
         overrides += ["--tuning.base", source]
-    config = load_training_config(source, overrides)
-    if not is_main_rank():
-        logging.disable(logging.WARNING)
-        summary = distill(config, run_path)
-    else:
-        with training_observers(config, run_path) as observer:
-            summary = distill(config, run_path, observer)
-        print_summary(summary, "distill")
-    return 0 if summary.stopped_by is None else 128 + summary.stopped_by
+    config = load_training_config(source, overrides, as_base=goes_on_from_run and by_texts)
+    if not by_texts:
+        return run_training(distill, config, run_path, "distill")
+    if args.prompts is not None:
+        config = _with_texts(config, run_path, args)
+    return run_training(pretrain, config, run_path, "distill")
+
+
+def _with_texts(config: Config, run_path: Path, args: argparse.Namespace) -> Config:
+    """The configuration that trains on what the teacher writes to --prompts, written in the run folder before."""
+    from smidgen.cli.engines import open_engine
+    from smidgen.folders.run import is_run_folder
+    from smidgen.runtime.errors import ConfigError
+    from smidgen.training.parallel import is_main_rank
+    from smidgen.tuning.sequences import cut_off, read_prompts, texts_as_data
+
+    if args.teacher is None:
+        raise ConfigError("--prompts: needs --teacher MODEL, which continues them")
+    if not is_run_folder(run_path) and (config.data.path is not None or config.data.mixture is not None):
+        raise ConfigError(
+            f"data.path = {config.data.path}: with --prompts the teacher's texts are the data; leave it out"
+        )
+    prompts = read_prompts(Path(args.prompts))
+    with one_at_a_time(run_path):
+        config = texts_as_data(
+            config,
+            run_path,
+            args.teacher,
+            lambda: open_engine(args.teacher, args.engine),
+            prompts,
+            sampling_params(args),
+            _progress,
+        )
+    cut, count = cut_off(run_path)
+    if cut and is_main_rank():
+        print(f"{cut} of {count} texts end at --max-new-tokens, not where the teacher would end them")
+    return config
 
 
 def _write(args: argparse.Namespace) -> int:
     from smidgen.cli.engines import open_engine
     from smidgen.runtime.errors import ConfigError
-    from smidgen.tuning.distillation import read_prompts, write_texts
+    from smidgen.tuning.sequences import read_prompts, write_texts
 
     if args.overrides:
         raise ConfigError(f"{args.overrides[0]}: nothing is trained with --write; leave it out")

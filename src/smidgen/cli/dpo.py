@@ -11,7 +11,8 @@ from __future__ import annotations
 
 import argparse
 
-from smidgen.cli.tuning import add_tuning_flags, load_tuning_config, run_tuning, with_data
+from smidgen.cli.training import run_training
+from smidgen.cli.tuning import add_tuning_flags, load_tuning_config, with_data
 
 OVERRIDES = True
 
@@ -21,6 +22,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
+    from smidgen.tuning.run import tune
+
     config, run_path = load_tuning_config(args, "dpo")
     config = with_data(config, run_path, args, "dpo", {}, documents=0)
-    return run_tuning(config, run_path, "dpo")
+    return run_training(tune, config, run_path, "dpo")

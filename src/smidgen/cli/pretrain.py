@@ -13,7 +13,6 @@ exit with status 130 or 143; a second Ctrl-C quits at once. After --max-time it 
 from __future__ import annotations
 
 import argparse
-import logging
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -21,7 +20,6 @@ from smidgen.cli.fields import describe_fields
 
 if TYPE_CHECKING:
     from smidgen.config import Config
-    from smidgen.training.observer import Summary
 
 OVERRIDES = True
 
@@ -42,9 +40,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     from smidgen.cli.forecast import print_forecast
-    from smidgen.cli.observers import training_observers
+    from smidgen.cli.training import run_training
     from smidgen.runtime.errors import ConfigError
-    from smidgen.training.parallel import is_main_rank
     from smidgen.training.pretraining import pretrain
 
     run_path = Path(args.run) if args.run else _default_run(args.config)
@@ -57,15 +54,7 @@ def run(args: argparse.Namespace) -> int:
         return 0
     if args.json or args.world_size != 1:
         raise ConfigError("--world-size and --json belong to --dry-run; torchrun decides how many ranks a training has")
-    if not is_main_rank():
-        # One of several processes under torchrun: the first alone reports.
-        logging.disable(logging.WARNING)
-        summary = pretrain(config, run_path)
-    else:
-        with training_observers(config, run_path) as observer:
-            summary = pretrain(config, run_path, observer)
-        print_summary(summary)
-    return 0 if summary.stopped_by is None else 128 + summary.stopped_by
+    return run_training(pretrain, config, run_path, "pretrain")
 
 
 def _load(source: str, overrides: list[str]) -> Config:
@@ -104,30 +93,3 @@ def _check_vocab_size(config: Config, overrides: list[str]) -> None:
         raise ConfigError(
             f"model.vocab_size = {wanted}: the tokenizer of {config.data.path} has {vocab_size} ids; leave it out"
         )
-
-
-def print_summary(summary: Summary, command: str = "pretrain") -> None:
-    """What a training came to, and what to do next; `command` is the one that goes on with it."""
-    from smidgen.cli.tables import format_count
-    from smidgen.training.report.formats import duration
-
-    spent = f"{format_count(summary.tokens)} tokens in {duration(summary.seconds)}"
-    if summary.stopped_by is not None or summary.out_of_time:
-        cause = "training.max_time" if summary.stopped_by is None else summary.stopped_by.name
-        print(f"Stopped by {cause} after step {summary.steps} of {summary.total_steps}: {spent}")
-        print(f"Go on with: smidgen {command} {summary.run}")
-        return
-    if summary.steps_taken == 0:
-        print(f"{summary.run} is finished: {summary.steps} steps, {spent}")
-    else:
-        print(f"Finished {summary.steps} steps: {spent}")
-    if summary.best_validation_loss is not None:
-        bits = summary.best_bits_per_byte
-        per_byte = "" if bits is None else f", {bits:.4f} bits/byte"
-        print(f"Best validation loss {summary.best_validation_loss:.4f}{per_byte}")
-    print(f"Model: {summary.run}")
-    print()
-    if summary.steps_taken == 0:
-        print(f"More steps:   smidgen {command} {summary.run} --training.max_steps {2 * summary.steps}")
-    print(f'Let it write: smidgen generate {summary.run} "Once upon a time"')
-    print(f"Curves:       smidgen plot {summary.run}   or   smidgen report {summary.run}")

@@ -13,7 +13,8 @@ from __future__ import annotations
 
 import argparse
 
-from smidgen.cli.tuning import add_tuning_flags, load_tuning_config, run_tuning, with_data
+from smidgen.cli.training import run_training
+from smidgen.cli.tuning import add_tuning_flags, load_tuning_config, with_data
 
 OVERRIDES = True
 
@@ -41,7 +42,9 @@ def run(args: argparse.Namespace) -> int:
         preview(config, args.data, args.preview)
         return 0
     config = with_data(config, run_path, args, "sft", _weights(args.weight), args.documents)
-    return run_tuning(config, run_path, "sft")
+    from smidgen.tuning.run import tune
+
+    return run_training(tune, config, run_path, "sft")
 
 
 def _weights(given: list[str]) -> dict[str, float]:

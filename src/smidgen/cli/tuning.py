@@ -3,19 +3,16 @@
 from __future__ import annotations
 
 import argparse
-import fcntl
-import logging
-import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from smidgen.cli.fields import describe_fields
+from smidgen.cli.training import one_at_a_time
 
 if TYPE_CHECKING:
     from smidgen.config import Config
     from smidgen.data.conversations.folder import PreparedConversations
     from smidgen.tokenization import BaseTokenizer
-    from smidgen.training.observer import Summary
 
 
 def add_tuning_flags(parser: argparse.ArgumentParser, kind: str, data_help: str) -> None:
@@ -77,11 +74,7 @@ def with_data(
     unknown = set(weights) - set(args.data)
     if unknown:
         raise ConfigError(f"--weight {unknown.pop()}: names none of the sources; write it as in --data")
-    run_path.mkdir(parents=True, exist_ok=True)
-    # The processes of torchrun come here together: the first makes the folder, the others find it.
-    lock = os.open(run_path, os.O_RDONLY)
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX)
+    with one_at_a_time(run_path):
         if not weights:
             folder = run_path / "conversations"
             report_prepared(_prepare(config, args.data, folder, args, kind, documents), kind)
@@ -92,8 +85,6 @@ def with_data(
             report_prepared(_prepare(config, [source], folder, args, kind, documents), kind)
             mixture[str(folder)] = weights.get(source, 1.0)
         return _with(config, path=None, mixture=mixture)
-    finally:
-        os.close(lock)
 
 
 def _prepare(
@@ -132,41 +123,3 @@ def report_prepared(prepared: PreparedConversations, kind: str) -> None:
         f"{(train.num_documents or 0) // each:,} {noun} and {(val.num_documents or 0) // each:,} held out: "
         f"{train.num_tokens:,} tokens, {share:.1%} of them the assistant's: {prepared.dataset.path}"
     )
-
-
-def run_tuning(config: Config, run_path: Path, kind: str) -> int:
-    """Train, show the progress, and say what came of it."""
-    from smidgen.cli.observers import training_observers
-    from smidgen.training.parallel import is_main_rank
-    from smidgen.tuning.run import tune
-
-    if not is_main_rank():
-        logging.disable(logging.WARNING)
-        summary = tune(config, run_path)
-    else:
-        with training_observers(config, run_path) as observer:
-            summary = tune(config, run_path, observer)
-        _print(summary, kind)
-    return 0 if summary.stopped_by is None else 128 + summary.stopped_by
-
-
-def _print(summary: Summary, kind: str) -> None:
-    from smidgen.cli.tables import format_count
-    from smidgen.training.report.formats import duration
-
-    spent = f"{format_count(summary.tokens)} tokens in {duration(summary.seconds)}"
-    if summary.stopped_by is not None or summary.out_of_time:
-        cause = "training.max_time" if summary.stopped_by is None else summary.stopped_by.name
-        print(f"Stopped by {cause} after step {summary.steps} of {summary.total_steps}: {spent}")
-        print(f"Go on with: smidgen {kind} {summary.run}")
-        return
-    if summary.steps_taken == 0:
-        print(f"{summary.run} is finished: {summary.steps} steps, {spent}")
-    else:
-        print(f"Finished {summary.steps} steps: {spent}")
-    if summary.best_validation_loss is not None:
-        print(f"Best validation loss {summary.best_validation_loss:.4f}")
-    print(f"Model: {summary.run}")
-    print()
-    print(f"Talk to it: smidgen chat {summary.run}")
-    print(f"Curves:     smidgen plot {summary.run}   or   smidgen report {summary.run}")

@@ -30,7 +30,7 @@ from smidgen.runtime.errors import ModelFolderError, TrainingError
 logger = logging.getLogger(__name__)
 
 _STEP_NAME = re.compile(r"step-(\d{8,})")
-_OWN_NAMES = {"config.yaml", "metrics.jsonl", "lock", "checkpoints", "best", "last", "conversations"}
+_OWN_NAMES = {"config.yaml", "metrics.jsonl", "lock", "checkpoints", "best", "last", "conversations", "teacher"}
 
 
 @dataclass(frozen=True, slots=True)

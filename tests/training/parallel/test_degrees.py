@@ -50,6 +50,20 @@ def test_one_key_head_is_shared_by_all_tensor_ranks() -> None:
             r"vocab_padding_multiple = 64: leaves the last of 2 ranks nothing",
         ),
         (2, {"training__parallel__tensor": 2, "training__seq_len": 33}, r"training.seq_len 33"),
+        (
+            2,
+            {"training__parallel__tensor": 2, "tuning__base": "base", "tuning__lora__rank": 2},
+            r"tensor = 2: tuning.lora puts adapters on whole projections; use data or shard",
+        ),
+        (
+            2,
+            {
+                "training__parallel__tensor": 2,
+                "tuning__objective__kind": "distillation",
+                "tuning__objective__teacher": "base",
+            },
+            r"tensor = 2: distillation needs the student's head whole; use data or shard",
+        ),
         (2, {"training__parallel__shard": 2, "training__precision": "fp16"}, r"fp16.*use bf16 or fp32"),
     ],
 )

@@ -64,6 +64,14 @@ def _check_batch(config: Config, degrees: Degrees) -> None:
 
 def _check_tensor(config: Config, tensor: int) -> None:
     model = config.model
+    if config.tuning.lora is not None:
+        raise ConfigError(
+            f"training.parallel.tensor = {tensor}: tuning.lora puts adapters on whole projections; use data or shard"
+        )
+    if config.tuning.objective.kind == "distillation":
+        raise ConfigError(
+            f"training.parallel.tensor = {tensor}: distillation needs the student's head whole; use data or shard"
+        )
     _check_divides(tensor, "model.attention.num_heads", model.attention.num_heads)
     _check_divides(tensor, "model.feed_forward.intermediate_size", model.feed_forward.intermediate_size)
     attention = model.attention
