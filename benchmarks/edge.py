@@ -41,7 +41,7 @@ def peak_memory() -> float:
     return int(status["VmHWM"].split()[0]) * 1024
 
 
-def measure_ours(folder: str, scheme: str, threads: int, tokens: int) -> dict[str, float]:
+def measure_ours(folder: str, scheme: str, threads: int, tokens: int, ternary: str = "auto") -> dict[str, float]:
     import smidgen.edge
     from smidgen.edge.config import read_config
     from smidgen.edge.library import library
@@ -53,6 +53,7 @@ def measure_ours(folder: str, scheme: str, threads: int, tokens: int) -> dict[st
         threads=threads,
         weights=scheme,  # type: ignore[arg-type]
         head="int4" if scheme == "ternary" else None,
+        ternary=ternary,  # type: ignore[arg-type]
         max_seq_len=min(CONTEXT, read_config(Path(folder)).max_seq_len),
     )
     result = {"load": time.perf_counter() - start}
@@ -196,7 +197,7 @@ def compare(args: argparse.Namespace, work: Path) -> list[dict[str, Any]]:
             ours: list[dict[str, float]] = []
             theirs: list[dict[str, float]] = []
             for _ in range(args.rounds):
-                ours.append(run_worker("ours", str(folder), scheme, threads, str(args.tokens)))
+                ours.append(run_worker("ours", str(folder), scheme, threads, str(args.tokens), args.ternary))
                 if peer is not None:
                     theirs.append(run_worker("peer", str(peer), threads, str(args.tokens)))
             results += judge(f"{args.model} {scheme}, {threads} threads", scheme, ours, theirs, peer_name)
@@ -236,6 +237,7 @@ def main() -> None:
     parser.add_argument("--threads", default="1,2")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--tokens", type=int, default=128)
+    parser.add_argument("--ternary", default="auto", choices=["auto", "2bit", "base3"], help="how we hold ternary weights")
     parser.add_argument("--quantized", help="a folder stored quantised, for the cold start")
     parser.add_argument("--work", help="keeps the models between runs")
     parser.add_argument("--json", help="write the results here")
@@ -246,7 +248,7 @@ def main() -> None:
         if kind == "quantize":
             quantize_peer(*rest)
         elif kind == "ours":
-            print(json.dumps(measure_ours(rest[0], rest[1], int(rest[2]), int(rest[3]))))
+            print(json.dumps(measure_ours(rest[0], rest[1], int(rest[2]), int(rest[3]), rest[4])))
         else:
             print(json.dumps(measure_peer(rest[0], int(rest[1]), int(rest[2]))))
         return

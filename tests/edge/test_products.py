@@ -124,9 +124,10 @@ def test_int4(isa: str, rows: int, cols: int, group: int, tokens: int, extreme: 
     assert np.array_equal(product(isa, matrix, x), expected.astype(np.float32))
 
 
+@pytest.mark.parametrize("format_name", ["ternary", "base3"])
 @pytest.mark.parametrize("extreme", [False, True])
 @pytest.mark.parametrize(("rows", "cols", "tokens"), [s for s in SHAPES if s[0] % 4 == 0])
-def test_ternary(isa: str, rows: int, cols: int, tokens: int, extreme: bool) -> None:
+def test_ternary(isa: str, rows: int, cols: int, tokens: int, extreme: bool, format_name: str) -> None:
     rng = np.random.default_rng(rows + cols)
     codes = rng.choice([0, 2], (rows, cols)) if extreme else rng.integers(0, 3, (rows, cols))
     quarters = codes.astype(np.uint8).reshape(4, rows // 4, cols)
@@ -138,7 +139,7 @@ def test_ternary(isa: str, rows: int, cols: int, tokens: int, extreme: bool) -> 
         rows=rows,
         cols=cols,
         source=native.STORED_TERNARY,
-        format=native.FORMATS["ternary"],
+        format=native.FORMATS[format_name],
         group=-1,
         activation=native.ACTIVATIONS["int8"],
     )
@@ -147,7 +148,29 @@ def test_ternary(isa: str, rows: int, cols: int, tokens: int, extreme: bool) -> 
     assert np.array_equal(product(isa, matrix, x), expected.astype(np.float32))
 
 
-@pytest.mark.parametrize("format_name", ["float32", "bf16", "int8", "int4", "ternary"])
+@pytest.mark.parametrize("tokens", [1, 2, 8])
+def test_every_byte_of_base_3(isa: str, tokens: int) -> None:
+    """All 243 combinations of five codes: row by row another one in each of the bytes of a vector."""
+    rows, cols = 256, 40
+    digits = np.arange(rows)[:, None] // 3 ** np.arange(4, -1, -1) % 3
+    codes = np.repeat(np.tile(digits, (1, 2)), 4, axis=1).astype(np.uint8)
+    quarters = codes.reshape(4, rows // 4, cols)
+    packed = quarters[0] | quarters[1] << 2 | quarters[2] << 4 | quarters[3] << 6
+    matrix = native.Matrix(
+        weight=tensor(packed, native.UINT8),
+        scale=tensor(np.ones(1, np.float32), native.FLOAT32),
+        rows=rows,
+        cols=cols,
+        source=native.STORED_TERNARY,
+        format=native.FORMATS["base3"],
+        group=-1,
+        activation=native.ACTIVATIONS["int8"],
+    )
+    x = activations(np.random.default_rng(0), tokens, cols, False)
+    assert np.array_equal(product(isa, matrix, x), (x @ (codes.astype(np.float32) - 1).T))
+
+
+@pytest.mark.parametrize("format_name", ["float32", "bf16", "int8", "int4", "ternary", "base3"])
 @pytest.mark.parametrize(("rows", "cols", "tokens"), [(33, 100, 1), (48, 96, 4), (64, 256, 17)])
 def test_floats(isa: str, format_name: str, rows: int, cols: int, tokens: int) -> None:
     """Random weights, inputs as they are: only the weights are rounded, as this test rounds them."""
@@ -161,7 +184,7 @@ def test_floats(isa: str, format_name: str, rows: int, cols: int, tokens: int) -
         format=native.FORMATS[format_name],
         group=32,
         activation=native.ACTIVATIONS["float"],
-        round=int(format_name == "ternary"),
+        round=int(format_name in ("ternary", "base3")),
     )
     x = rng.standard_normal((tokens, cols)).astype(np.float32)
     result = product(isa, matrix, x)
@@ -175,7 +198,7 @@ def test_floats(isa: str, format_name: str, rows: int, cols: int, tokens: int) -
             np.maximum(groups.max(-1, keepdims=True) / 7, groups.min(-1, keepdims=True) / -8).astype(np.float32)
         )
         rounded = (np.clip(np.round(groups / scale), -8, 7) * scale).reshape(rows, -1)[:, :cols]
-    elif format_name == "ternary":
+    elif format_name in ("ternary", "base3"):
         beta = np.abs(weight).mean(dtype=np.float64)
         rounded = np.clip(np.round(weight / beta), -1, 1) * beta
     assert rounded is not None

@@ -97,6 +97,12 @@ def engine(folder: Path, **options: Any) -> smidgen.edge.EdgeEngine:
     return smidgen.edge.load(folder, **{"weights": "float32", "cache": "float32", "threads": 1, **options})
 
 
+def held_as(scheme: str) -> list[dict[str, Any]]:
+    """Options for every instruction set, and both ways of holding ternary weights."""
+    packings = ("2bit", "base3") if scheme.startswith("ternary") else ("auto",)
+    return [{"instruction_set": isa, "ternary": packing} for isa in instruction_sets() for packing in packings]
+
+
 DENSE = [name for name in SCHEMES if not name.startswith("ternary")]
 FLOAT_INPUTS = [
     *((family, scheme) for family in ("elite", "rscalm", "gemma3", "tilda", "untied") for scheme in DENSE),
@@ -113,9 +119,9 @@ ROUNDED_INPUTS = [
 def test_float_inputs(quantized: Callable[..., Path], family: str, scheme: str) -> None:
     folder = quantized(family, **SCHEMES[scheme])
     expected = one_text(folder)
-    for isa in instruction_sets():
-        result = engine(folder, instruction_set=isa).forward(IDS)
-        np.testing.assert_allclose(result, expected, atol=3e-5 * np.abs(expected).max(), err_msg=isa)
+    for options in held_as(scheme):
+        result = engine(folder, **options).forward(IDS)
+        np.testing.assert_allclose(result, expected, atol=3e-5 * np.abs(expected).max(), err_msg=str(options))
 
 
 @pytest.mark.parametrize(("family", "scheme"), ROUNDED_INPUTS)
@@ -135,8 +141,8 @@ def test_inputs_of_8_bits(quantized: Callable[..., Path], family: str, scheme: s
         return float((np.abs(result - expected).max(-1) < 3e-5 * scale).mean())
 
     assert equal(float_activations=True) < 0.1
-    for isa in instruction_sets():
-        assert equal(instruction_set=isa) > 0.7, isa
+    for options in held_as(scheme):
+        assert equal(**options) > 0.7, options
 
 
 def test_the_folder_decides_unless_told_otherwise(quantized: Callable[..., Path]) -> None:
@@ -144,6 +150,15 @@ def test_the_folder_decides_unless_told_otherwise(quantized: Callable[..., Path]
     plain, rounded = quantized("elite", scheme="int8"), quantized("elite", scheme="int8", activation_bits=8)
     np.testing.assert_array_equal(engine(plain, float_activations=False).forward(IDS), engine(rounded).forward(IDS))
     np.testing.assert_array_equal(engine(plain).forward(IDS), engine(rounded, float_activations=True).forward(IDS))
+
+
+def test_ternary_weights_in_base_3_are_smaller_and_the_same(quantized: Callable[..., Path]) -> None:
+    folder = quantized("tinylm-gqa", scheme="ternary")
+    bits, base3 = (engine(folder, ternary=packing) for packing in ("2bit", "base3"))
+    np.testing.assert_array_equal(bits.forward(IDS), base3.forward(IDS))
+    assert base3.weight_bytes < bits.weight_bytes
+    with pytest.raises(smidgen.edge.EdgeError, match="ternary = '3bit': use one of auto, 2bit, base3"):
+        engine(folder, ternary="3bit")
 
 
 def change(folder: Path, tmp_path: Path, **fields: Any) -> Path:

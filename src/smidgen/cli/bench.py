@@ -29,6 +29,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
         help="how weights that are stored as floats are held (bf16)",
     )
     parser.add_argument(
+        "--ternary", default="auto", choices=["auto", "2bit", "base3"], help="how ternary weights are held (the faster)"
+    )
+    parser.add_argument(
         "--cache", default="float16", choices=["float16", "bfloat16", "float32", "int8"], help="keys and values"
     )
     parser.add_argument("--instruction-set", metavar="NAME", help="scalar, avx2 … (default: the fastest)")
@@ -52,6 +55,7 @@ def run(args: argparse.Namespace) -> int:
             args.model,
             threads=threads,
             weights=args.weights,
+            ternary=args.ternary,
             cache=args.cache,
             instruction_set=args.instruction_set,
         )

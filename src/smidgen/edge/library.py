@@ -12,15 +12,15 @@ from typing import Any
 
 from smidgen.runtime.errors import SmidgenError
 
-ABI_VERSION = 1
+ABI_VERSION = 2
 _NAME = {"win32": "smidgen_edge.dll", "darwin": "libsmidgen_edge.dylib"}.get(sys.platform, "libsmidgen_edge.so")
 
 FLOAT32, BFLOAT16, FLOAT16, INT8, UINT8, INT32, FLOAT8 = range(1, 8)
 """EdgeDtype."""
 STORED_FLOAT, STORED_INT8, STORED_INT4, STORED_TERNARY, STORED_FP8 = range(5)
 """EdgeSource."""
-FORMATS = {"float32": 0, "bf16": 1, "int8": 2, "int4": 3, "ternary": 4}
-"""EdgeFormat: how a matrix is held in memory."""
+FORMATS = {"float32": 0, "bf16": 1, "int8": 2, "int4": 3, "ternary": 4, "base3": 5}
+"""EdgeFormat: how a matrix is held in memory; "base3" holds ternary weights in 1.6 bits instead of 2."""
 ACTIVATIONS = {"float": 0, "int8": 1, "fp8": 2, "fp8_power_of_two": 3, "fp8_token": 4, "rounded_int8": 5}
 """EdgeActivation: what the input of a product goes through."""
 CACHES = {"float32": FLOAT32, "float16": FLOAT16, "bfloat16": BFLOAT16, "int8": INT8}

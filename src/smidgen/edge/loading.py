@@ -7,7 +7,7 @@ import math
 import os
 import struct
 from pathlib import Path
-from typing import Literal
+from typing import Literal, get_args
 
 from smidgen.edge.config import EdgeModelConfig, Yarn, read_config
 from smidgen.edge.engine import EdgeEngine, NativeModel
@@ -27,8 +27,10 @@ from smidgen.runtime.errors import ContextLengthError, ModelFolderError
 
 WeightFormat = Literal["bf16", "float32", "int8", "int4", "ternary"]
 CacheFormat = Literal["float16", "bfloat16", "float32", "int8"]
+TernaryPacking = Literal["auto", "2bit", "base3"]
 CHUNK = 128
 """Most tokens of a prompt in one pass."""
+_FAST_DOT = ("avxvnni", "avx512", "avx512bf16", "neon")
 _NORMS = {"rms_norm": 0, "rms_norm_plus_one": 1, "layer_norm": 2}
 _ACTIVATIONS = {"silu": 0, "gelu_tanh": 1, "relu2": 2}
 
@@ -42,6 +44,7 @@ def load(
     weights: WeightFormat = "bf16",
     head: WeightFormat | None = None,
     group_size: int = 32,
+    ternary: TernaryPacking = "auto",
     float_activations: bool | None = None,
     cache: CacheFormat = "float16",
     instruction_set: str | None = None,
@@ -53,6 +56,8 @@ def load(
     weights, head: how matrices that the folder holds as floats are kept in memory; int8, int4 (in groups of
     `group_size`) and ternary round them as they are loaded. Matrices that the folder holds quantised stay as they are,
     and so does what the model itself rounds. `head` (left out: `weights`, or bf16 for ternary) is for the last product.
+    ternary: how ternary weights are held: "2bit", or "base3", five in a byte (1.6 bits), to the same results; "auto"
+    takes the faster one (`ternary_format`).
     float_activations: True multiplies quantised weights with inputs as they are, False with inputs rounded to 8 bits a
     token, which is faster; left out, matrices that the folder holds quantised follow its `activation_bits`, and those
     rounded here get rounded inputs.
@@ -70,15 +75,19 @@ def load(
     if max_batch_size < 1 or (threads is not None and not 1 <= threads <= 256):
         raise EdgeError(f"max_batch_size = {max_batch_size}, threads = {threads}: use at least 1 for both")
     for name, value, allowed in (
-        ("weights", weights, FORMATS),
-        ("head", head or weights, FORMATS),
+        ("weights", weights, get_args(WeightFormat)),
+        ("head", head or weights, get_args(WeightFormat)),
         ("cache", cache, CACHES),
     ):
         if value not in allowed:
             raise EdgeError(f"{name} = {value!r}: use one of {', '.join(allowed)}")
     if group_size < 32 or group_size % 32 or group_size > 4096:
         raise EdgeError(f"group_size = {group_size}: use a multiple of 32")
-    formats = Formats(weights, head or ("bf16" if weights == "ternary" else weights), group_size, float_activations)
+    if ternary not in ("auto", "2bit", "base3"):
+        raise EdgeError(f"ternary = {ternary!r}: use one of auto, 2bit, base3")
+    head = head or ("bf16" if weights == "ternary" else weights)
+    held = ternary_format(ternary, instruction_set)
+    formats = Formats(weights, head, group_size, held, float_activations)
     mapped = MappedWeights(folder)
     try:
         native = _create(folder, config, mapped, formats, context, max_batch_size, threads, cache, instruction_set)
@@ -86,6 +95,17 @@ def load(
         mapped.close()
         raise
     return EdgeEngine(native, folder, config, context, max_batch_size, CHUNK)
+
+
+def ternary_format(packing: TernaryPacking, instruction_set: str | None) -> str:
+    """The name in FORMATS of how ternary weights are held.
+
+    "auto": five codes in a byte where the processor has a dot product of bytes in one instruction, two bits a code where
+    it has not: there base 3 takes longer to unpack than the smaller weights save in reading (docs/edge.md).
+    """
+    if packing == "auto":
+        packing = "base3" if (instruction_set or list(instruction_sets())[-1]) in _FAST_DOT else "2bit"
+    return "base3" if packing == "base3" else "ternary"
 
 
 def resolve_folder(model: str | Path) -> Path:

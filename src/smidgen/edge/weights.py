@@ -42,6 +42,8 @@ class Formats:
     head: str = "bf16"
     group_size: int = 32
     """Of int4 made here."""
+    ternary: str = "ternary"
+    """A name of FORMATS: how ternary weights, stored or made here, are held."""
     float_activations: bool | None = None
     """Whether codes are multiplied with inputs that are not rounded; None: as the folder says, or rounded without its
     word."""
@@ -160,7 +162,7 @@ class WeightReader:
                 self._refuse(weight, f"ternary weights are packed by fours, {rows} rows are not")
             matrix.weight = _native(self._take(f"{name}.weight", (rows // 4, cols), (UINT8,)))
             matrix.scale = self._scale(name, 1, inverse=config.scales_divide)
-            matrix.source, matrix.format = STORED_TERNARY, FORMATS["ternary"]
+            matrix.source, matrix.format = STORED_TERNARY, FORMATS[self._formats.ternary]
             matrix.activation = self._stored_activation(matrix, is_head)
         elif weight.dtype == FLOAT8:
             self._read_fp8(matrix, name)
@@ -176,7 +178,7 @@ class WeightReader:
         config, formats = self._config, self._formats
         wanted = formats.head if is_head else formats.projections
         if not is_head and config.linear == "ternary":
-            matrix.format, matrix.round = FORMATS["ternary"], 1
+            matrix.format, matrix.round = FORMATS[formats.ternary], 1
             matrix.activation = self._ternary_activation()
             return
         if not is_head and config.linear == "fp8_block":
@@ -184,7 +186,7 @@ class WeightReader:
             matrix.round = 3 if config.power_of_two_scales else 2
             matrix.activation = ACTIVATIONS["fp8_power_of_two" if config.power_of_two_scales else "fp8"]
             return
-        matrix.format = FORMATS[wanted]
+        matrix.format = FORMATS[formats.ternary if wanted == "ternary" else wanted]
         if wanted == "int4":
             matrix.group = formats.group_size
         if wanted in ("int8", "int4", "ternary"):

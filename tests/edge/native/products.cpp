@@ -20,7 +20,7 @@ int check(int isa, int format, int activation, int rows, int cols, int group, in
     EdgeMatrix m = {};
     m.weight = {weight.data(), int64_t(weight.size()), DT_F32, 0};
     m.rows = rows, m.cols = cols, m.source = SRC_FLOAT, m.format = format, m.group = group, m.activation = activation;
-    m.round = format == FMT_TERNARY;
+    m.round = format >= FMT_TERNARY;
     std::strcpy(m.name, "product");
     const size_t size = size_t(tokens) * size_t(rows);
     std::vector<float> expected(size), result(size);
@@ -49,7 +49,7 @@ int main() {
     for (int isa = 0; edge_isa_name(isa); isa++) {
         if (!edge_isa_available(isa)) continue;
         std::printf("runs %s\n", edge_isa_name(isa));
-        for (int format : {FMT_F32, FMT_BF16, FMT_INT8, FMT_INT4, FMT_TERNARY})
+        for (int format : {FMT_F32, FMT_BF16, FMT_INT8, FMT_INT4, FMT_TERNARY, FMT_BASE3})
             for (int activation : {ACT_FLOAT, ACT_INT8}) {
                 if (format < FMT_INT8 && activation == ACT_INT8) continue;
                 for (int tokens : {1, 3, 5, 17})

@@ -3,7 +3,7 @@
 #pragma once
 #include <cstdint>
 
-#define SMIDGEN_EDGE_ABI_VERSION 1
+#define SMIDGEN_EDGE_ABI_VERSION 2
 
 #if defined(_WIN32)
 #define SMIDGEN_EDGE_EXPORT __declspec(dllexport)
@@ -25,8 +25,8 @@ enum EdgeSource : int32_t {
     SRC_FP8 = 4,      // weight: e4m3 [rows, cols]; scale float32, one for block x block weights
 };
 
-// How a matrix is held in memory, packed in tiles of 16 rows.
-enum EdgeFormat : int32_t { FMT_F32 = 0, FMT_BF16 = 1, FMT_INT8 = 2, FMT_INT4 = 3, FMT_TERNARY = 4 };
+// How a matrix is held in memory, packed in tiles of 16 rows. TERNARY: 2 bits a code, BASE3: five codes a byte.
+enum EdgeFormat : int32_t { FMT_F32 = 0, FMT_BF16 = 1, FMT_INT8 = 2, FMT_INT4 = 3, FMT_TERNARY = 4, FMT_BASE3 = 5 };
 
 // What an input goes through before a product.
 // FP8: in tiles of 128, those with scales of 2^n, or with one scale a token. ACT_ROUNDED: what the codes of ACT_INT8 stand

@@ -10,8 +10,7 @@ namespace smidgen {
 //   INT8     columns 4j ... 4j + 3, code + 128
 //   INT4     of each 32 columns, vector j: 4j ... 4j + 3 in the low nibbles, 16 + 4j ... in the high ones; code + 8
 //   TERNARY  of each 64 columns, vector j: byte b, bits 2i: column 16 j + 4 i + b; code + 1
-//   BASE3    of each 80 columns, vector j: byte b is ceil(256 / 243 * sum of digit i * 3^(4 - i)), digit i of column
-//            20 j + 4 i + b; code + 1
+//   BASE3    20 columns: byte b is ceil(256 / 243 * sum of digit i * 3^(4 - i)), digit i of column 4 i + b; code + 1
 // Behind the vectors of a tile stand, for INT4, scales [groups, 16] of `scale_bytes` each and zero points [groups, 16].
 struct Matrix {
     int32_t format = 0, activation = 0;
@@ -24,6 +23,9 @@ struct Matrix {
     const float* column_scale = nullptr; // [padded]: the input is multiplied by it first (absorbed matrices)
     int64_t bytes() const { return tile_bytes * tiles + (row_scale ? 4ll * tiles * kTile : 0); }
 };
+
+constexpr int kDigits = 5, kBase3Columns = 4 * kDigits;  // of a byte and of a vector of BASE3
+inline bool is_ternary(int format) { return format == FMT_TERNARY || format == FMT_BASE3; }
 
 // Inputs of a product: token rows with a stride; codes only where a matrix asks for them.
 struct Inputs {

@@ -88,6 +88,15 @@ inline void unpack_tile(const Matrix& m, int tile, uint8_t* out) {
             store(reinterpret_cast<float*>(out), as_float(load_u8(w)));
         return;
     }
+    if (m.format == FMT_BASE3) {  // zeros behind the last digits
+        const uint8_t* end = out + int64_t(m.padded) * kTile;
+        for (int c = 0; c < m.cols; c += kBase3Columns, w += 64) {
+            B b = load_bytes(w);
+            for (int i = 0; i < kDigits; i++, out += 64, b = tripled(b)) store_bytes(out, digit(b));
+        }
+        std::memset(out, 0, size_t(end - out));
+        return;
+    }
     for (int c = 0; c < m.padded; c += 16, out += 256, w += 64) {
         B b = load_bytes(w);
         store_bytes(out, masked<3>(b));
@@ -265,7 +274,7 @@ void gemm(const Matrix& m, int first, int last, const Inputs& x, int tokens, flo
         return;
     }
     const bool unpack = codes && m.format != FMT_INT8;
-    const int bias = m.format == FMT_TERNARY ? 1 : kSignedDot ? 0 : 128;
+    const int bias = is_ternary(m.format) ? 1 : kSignedDot ? 0 : 128;
     const int64_t panel = int64_t(m.padded) * kPanelBytes;
     for (int tile = first; tile < last;) {
         const int tiles = smaller(kTilesAtOnce, last - tile);

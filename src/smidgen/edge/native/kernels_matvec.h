@@ -5,7 +5,8 @@
 namespace smidgen {
 namespace {
 
-constexpr int kAhead = 1024;  // bytes that the kernels ask for in advance
+constexpr int kAhead = 2048;      // bytes that the kernels ask for in advance
+constexpr int kTilesAhead = 4;    // the same for scales of rows
 constexpr int kHighShift = kSignedDot ? 0 : 4;  // unsigned dots take high nibbles where they are: 16 times too large
 
 template <int ScaleBytes>
@@ -38,14 +39,14 @@ inline int sum_range(const int32_t* sums, int first, int last) {
 }
 
 template <int N>
-inline void int8_tile(const Matrix& m, int tile, const Inputs& x, int token, float* y, int64_t y_stride) {
+inline void int8_tile(const Matrix& m, int tile, const Inputs& x, int token, const int* sums, float* y, int64_t y_stride) {
     const uint8_t* w = m.data + tile * m.tile_bytes;
+    prefetch(reinterpret_cast<const uint8_t*>(m.row_scale + (tile + kTilesAhead) * kTile));
     const int8_t* codes[N];
     I acc[N][4];
     for (int n = 0; n < N; n++) {
         codes[n] = x.codes + (token + n) * x.stride;
-        const int bias = kSignedDot ? 0 : 128 * sum_range(x.sums + (token + n) * (x.stride / kSumGroup), 0, m.padded / kSumGroup);
-        acc[n][0] = set1i(-bias);
+        acc[n][0] = set1i(kSignedDot ? 0 : -128 * sums[n]);
         for (int j = 1; j < 4; j++) acc[n][j] = set1i(0);
     }
     for (int c = 0; c < m.padded; c += 16, w += 256) {
@@ -83,6 +84,7 @@ inline void int4_tile(const Matrix& m, int tile, const Inputs& x, int token, flo
                 low[n] = set1i(-8 * total);
             high[n] = set1i(0);
         }
+        prefetch(scales + m.tile_bytes + g * 16 * ScaleBytes);  // of the next tile: they lie behind its codes
         for (int s = 0; s < per_group; s++, w += 256) {
             prefetch(w + kAhead), prefetch(w + kAhead + 64), prefetch(w + kAhead + 128), prefetch(w + kAhead + 192);
             for (int j = 0; j < 4; j++) {
@@ -106,13 +108,14 @@ inline void int4_tile(const Matrix& m, int tile, const Inputs& x, int token, flo
 }
 
 template <int N>
-inline void ternary_tile(const Matrix& m, int tile, const Inputs& x, int token, float* y, int64_t y_stride) {
+inline void ternary_tile(const Matrix& m, int tile, const Inputs& x, int token, const int* sums, float* y, int64_t y_stride) {
     const uint8_t* w = m.data + tile * m.tile_bytes;
+    prefetch(reinterpret_cast<const uint8_t*>(m.row_scale + (tile + kTilesAhead) * kTile));
     I acc[N][4];
     const int8_t* codes[N];
     for (int n = 0; n < N; n++) {
         codes[n] = x.codes + (token + n) * x.stride;
-        acc[n][0] = set1i(-sum_range(x.sums + (token + n) * (x.stride / kSumGroup), 0, m.padded / kSumGroup));
+        acc[n][0] = set1i(-sums[n]);
         for (int j = 1; j < 4; j++) acc[n][j] = set1i(0);
     }
     for (int c = 0; c < m.padded; c += 16, w += 64) {
@@ -129,6 +132,48 @@ inline void ternary_tile(const Matrix& m, int tile, const Inputs& x, int token, 
     const F scale = load(m.row_scale + tile * kTile);
     for (int n = 0; n < N; n++) {
         I total = addi(addi(acc[n][0], plane_sum<1>(acc[n][1])), addi(plane_sum<2>(acc[n][2]), plane_sum<3>(acc[n][3])));
+        store(y + n * y_stride + tile * kTile, mul(mul(to_float(total), scale), set1(x.scale[token + n])));
+    }
+}
+
+// Five codes a byte. Where a dot product is one instruction, no digit is taken out: with q the byte before a digit and
+// q' = 3 q mod 256 behind it, the digit is (3 q - q') / 256, and so is the sum of their products, exactly. Sums modulo
+// 2^32 do: 256 times the result fits (plan_matrix). For signed dots q - 128 goes the same way and takes the 1 with it.
+template <int N>
+inline void base3_tile(const Matrix& m, int tile, const Inputs& x, int token, const int* sums, float* y, int64_t y_stride) {
+    const uint8_t* w = m.data + tile * m.tile_bytes;
+    prefetch(reinterpret_cast<const uint8_t*>(m.row_scale + (tile + kTilesAhead) * kTile));
+    const int8_t* codes[N];
+    I before[N][2], behind[N][2];
+    for (int n = 0; n < N; n++) {
+        codes[n] = x.codes + (token + n) * x.stride;
+        for (int j = 0; j < 2; j++) before[n][j] = behind[n][j] = set1i(0);
+    }
+    for (int c = 0; c < m.cols; c += kBase3Columns, w += 64) {
+        prefetch(w + kAhead);
+        B b = load_bytes(w);
+        if constexpr (kDotIsCheap) b = for_dot(b);
+        for (int i = 0; i < kDigits; i++) {
+            if constexpr (kDotIsCheap) {
+                const B next = tripled(b);
+                for (int n = 0; n < N; n++) {
+                    before[n][i & 1] = dot(before[n][i & 1], b, codes[n] + c + 4 * i);
+                    behind[n][i & 1] = dot(behind[n][i & 1], next, codes[n] + c + 4 * i);
+                }
+                b = next;
+            } else {
+                const B d = digit(b);
+                for (int n = 0; n < N; n++) before[n][i & 1] = dot(before[n][i & 1], d, codes[n] + c + 4 * i);
+                b = tripled(b);
+            }
+        }
+    }
+    const F scale = load(m.row_scale + tile * kTile);
+    for (int n = 0; n < N; n++) {
+        I total = addi(before[n][0], before[n][1]);
+        if constexpr (kDotIsCheap) total = subi(muli(total, set1i(3)), addi(behind[n][0], behind[n][1]));
+        if constexpr (!(kDotIsCheap && kSignedDot)) total = subi(total, set1i((kDotIsCheap ? 256 : 1) * sums[n]));
+        if constexpr (kDotIsCheap) total = shift_right<8>(total);
         store(y + n * y_stride + tile * kTile, mul(mul(to_float(total), scale), set1(x.scale[token + n])));
     }
 }
@@ -200,6 +245,15 @@ inline F ternary_float(B b, const float* x, F acc) {
     return add(acc, odd);
 }
 
+inline F base3_float(B b, const float* x, F acc) {
+    for (int i = 0; i < kDigits; i++, x += 4, b = tripled(b)) {
+        const B d = digit(b);
+        acc = code_term<0, 3>(d, 1, x[0], acc), acc = code_term<8, 3>(d, 1, x[1], acc);
+        acc = code_term<16, 3>(d, 1, x[2], acc), acc = code_term<24, 3>(d, 1, x[3], acc);
+    }
+    return acc;
+}
+
 inline F int4_float(B b, F zero_point, const float* x, F acc) {
     acc = fma(sub(to_float(field<0, 15>(b)), zero_point), set1(x[0]), acc);
     acc = fma(sub(to_float(field<8, 15>(b)), zero_point), set1(x[1]), acc);
@@ -220,6 +274,9 @@ inline void codes_with_floats(const Matrix& m, int tile, const float* x, float* 
     } else if (m.format == FMT_TERNARY) {
         for (int c = 0; c < m.padded; c += 16, w += 64) acc = ternary_float(load_bytes(w), x + c, acc);
         acc = mul(acc, load(m.row_scale + tile * kTile));
+    } else if (m.format == FMT_BASE3) {
+        for (int c = 0; c < m.cols; c += kBase3Columns, w += 64) acc = base3_float(load_bytes(w), x + c, acc);
+        acc = mul(acc, load(m.row_scale + tile * kTile));
     } else {
         const uint8_t* scales = w + int64_t(m.groups) * m.group * 8;
         const uint8_t* zeros = scales + int64_t(m.groups) * 16 * m.scale_bytes;
@@ -237,12 +294,17 @@ inline void codes_with_floats(const Matrix& m, int tile, const float* x, float* 
 
 template <int N>
 inline void matvec_tokens(const Matrix& m, int first, int last, const Inputs& x, int token, float* y, int64_t y_stride) {
+    int sums[N];  // of all codes of a token
+    if (m.row_scale)
+        for (int n = 0; n < N; n++)
+            sums[n] = sum_range(x.sums + (token + n) * (x.stride / kSumGroup), 0, m.padded / kSumGroup);
     for (int tile = first; tile < last; tile++) {
         switch (m.format) {
             case FMT_F32: float_tile<N, FMT_F32>(m, tile, x, token, y, y_stride); break;
             case FMT_BF16: float_tile<N, FMT_BF16>(m, tile, x, token, y, y_stride); break;
-            case FMT_INT8: int8_tile<N>(m, tile, x, token, y, y_stride); break;
-            case FMT_TERNARY: ternary_tile<N>(m, tile, x, token, y, y_stride); break;
+            case FMT_INT8: int8_tile<N>(m, tile, x, token, sums, y, y_stride); break;
+            case FMT_TERNARY: ternary_tile<N>(m, tile, x, token, sums, y, y_stride); break;
+            case FMT_BASE3: base3_tile<N>(m, tile, x, token, sums, y, y_stride); break;
             default:
                 if (m.has_zeros && m.scale_bytes == 2) int4_tile<N, 2, true>(m, tile, x, token, y, y_stride);
                 else if (m.has_zeros) int4_tile<N, 4, true>(m, tile, x, token, y, y_stride);

@@ -16,6 +16,11 @@ struct I {
 using B = I;
 
 constexpr bool kSignedDot = false;
+#if defined(SMIDGEN_VNNI)
+constexpr bool kDotIsCheap = true;
+#else
+constexpr bool kDotIsCheap = false;
+#endif
 constexpr int kTilesAtOnce = 1, kBlock = 4, kMixRows = 2, kMixDims = 2, kScoreTiles = 1;
 
 inline F zero() { return {_mm256_setzero_ps(), _mm256_setzero_ps()}; }
@@ -105,6 +110,14 @@ inline B shifted(B x) {
     __m256i mask = _mm256_set1_epi8(char(Mask));
     return {_mm256_and_si256(_mm256_srli_epi16(x.a, N), mask), _mm256_and_si256(_mm256_srli_epi16(x.b, N), mask)};
 }
+// See lanes_avx512.h.
+inline __m256i tripled_half(__m256i x) { return _mm256_add_epi8(x, _mm256_add_epi8(x, x)); }
+inline B tripled(B x) { return {tripled_half(x.a), tripled_half(x.b)}; }
+inline __m256i three_quarters(__m256i x) {
+    x = _mm256_subs_epu8(x, _mm256_set1_epi8(1));
+    return _mm256_avg_epu8(x, _mm256_avg_epu8(x, _mm256_setzero_si256()));
+}
+inline B digit(B x) { return shifted<6, 3>(B{three_quarters(x.a), three_quarters(x.b)}); }
 #if defined(SMIDGEN_VNNI)
 #if defined(SMIDGEN_EMULATED)
 // What VPDPBUSD is documented to do, for processors without its AVX form: bytes of the first without a sign, of the second

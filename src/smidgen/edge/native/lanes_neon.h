@@ -18,6 +18,7 @@ struct B {
 };
 
 constexpr bool kSignedDot = true;  // dot() takes signed codes: those of 0 ... 255 lose 128 first
+constexpr bool kDotIsCheap = true;
 constexpr int kTilesAtOnce = 1, kBlock = 4, kMixRows = 2, kMixDims = 2, kScoreTiles = 1;
 
 #define EACH for (int i = 0; i < 4; i++)
@@ -86,6 +87,9 @@ template <int Mask>
 inline B masked(B x) { LANES(B, vandq_u8(x.v[i], vdupq_n_u8(Mask))) }
 template <int N, int Mask>
 inline B shifted(B x) { LANES(B, vandq_u8(vshrq_n_u8(x.v[i], N), vdupq_n_u8(Mask))) }
+// See lanes_avx512.h.
+inline B tripled(B x) { LANES(B, vmulq_u8(x.v[i], vdupq_n_u8(3))) }
+inline B digit(B x) { LANES(B, vshrq_n_u8(vhaddq_u8(x.v[i], vshrq_n_u8(x.v[i], 1)), 6)) }
 inline I dot(I acc, B codes, const int8_t* x) {
     int32_t four;
     std::memcpy(&four, x, 4);

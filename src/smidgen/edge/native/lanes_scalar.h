@@ -15,7 +15,7 @@ struct B {
     uint8_t v[64];
 };
 
-constexpr bool kSignedDot = false;
+constexpr bool kSignedDot = false, kDotIsCheap = false;
 constexpr int kTilesAtOnce = 1, kBlock = 4, kMixRows = 2, kMixDims = 2, kScoreTiles = 1;
 
 #define EACH for (int i = 0; i < 16; i++)
@@ -91,6 +91,15 @@ inline B masked(B x) {
 template <int N, int Mask>
 inline B shifted(B x) {
     for (auto& byte : x.v) byte = uint8_t((byte >> N) & Mask);
+    return x;
+}
+// See lanes_avx512.h.
+inline B tripled(B x) {
+    for (auto& byte : x.v) byte = uint8_t(3 * byte);
+    return x;
+}
+inline B digit(B x) {
+    for (auto& byte : x.v) byte = uint8_t((3 * byte) >> 8);
     return x;
 }
 inline I dot(I acc, B codes, const int8_t* x) {

@@ -15,6 +15,7 @@ namespace smidgen {
 namespace {
 
 constexpr size_t kLargePage = size_t(2) << 20;
+constexpr int kMostBase3Columns = 65000;  // 256 times a sum of codes of -127 ... 127 is a 32-bit number
 constexpr size_t kReleaseAtOnce = size_t(8) << 20;  // of a stored matrix, once packed
 
 int int4_code(const EdgeMatrix& m, int row, int col) {
@@ -103,6 +104,17 @@ void pack_code_row(const Matrix& m, uint8_t* tile, int r, const int16_t* codes) 
                 byte = uint8_t(high ? (byte & 0x0f) | (codes[c] << 4) : (byte & 0xf0) | codes[c]);
             }
             break;
+        case FMT_BASE3:
+            for (int c = 0; c < m.cols; c += kBase3Columns)
+                for (int b = 0; b < 4; b++) {
+                    int number = 0;
+                    for (int i = 0; i < kDigits; i++) {
+                        const int at = c + 4 * i + b;
+                        number = 3 * number + (at < m.cols ? codes[at] : 1);
+                    }
+                    tile[(c / kBase3Columns) * 64 + r * 4 + b] = uint8_t((number * 256 + 242) / 243);
+                }
+            break;
         default:
             for (int c = 0; c < m.cols; c++) {
                 const int shift = 2 * ((c % 16) / 4);
@@ -113,7 +125,7 @@ void pack_code_row(const Matrix& m, uint8_t* tile, int r, const int16_t* codes) 
 }
 
 uint8_t empty_byte(int format) {
-    return format == FMT_INT8 ? 0x80 : format == FMT_INT4 ? 0x88 : format == FMT_TERNARY ? 0x55 : 0;
+    return format == FMT_INT8 || format == FMT_BASE3 ? 0x80 : format == FMT_INT4 ? 0x88 : format == FMT_TERNARY ? 0x55 : 0;
 }
 
 void store_scale(const Matrix& m, uint8_t* tile, int group, int r, float scale) {
@@ -128,7 +140,7 @@ void store_scale(const Matrix& m, uint8_t* tile, int group, int r, float scale) 
 // A float row rounded to the codes of the wanted format, as the reference does it.
 void quantize_row(Packing& p, int row, uint8_t* tile, int r, const float* values, int16_t* codes) {
     Matrix& m = p.m;
-    if (m.format == FMT_TERNARY) {
+    if (is_ternary(m.format)) {
         for (int c = 0; c < m.cols; c++) {
             const float code = __builtin_rintf(values[c] * p.rounding.ternary_inverse);
             codes[c] = int16_t(1 + (code > 1 ? 1 : code < -1 ? -1 : int(code)));
@@ -211,7 +223,7 @@ void copy_row(Packing& p, int row, uint8_t* tile, int r, int16_t* codes) {
 
 bool stored_as_codes(const EdgeMatrix& s, int format) {
     return (s.source == SRC_INT8 && format == FMT_INT8) || (s.source == SRC_INT4 && format == FMT_INT4) ||
-           (s.source == SRC_TERNARY && format == FMT_TERNARY);
+           (s.source == SRC_TERNARY && is_ternary(format));
 }
 
 void fp8_row(Packing& p, int row, float* values) {
@@ -264,7 +276,7 @@ void pack_range(void* argument, int thread) {
     std::vector<float> rows(size_t(kTile) * p.m.cols);
     std::vector<int16_t> codes(size_t(p.m.cols));
     const int first_row = int(int64_t(p.m.rows) * thread / threads), last_row = int(int64_t(p.m.rows) * (thread + 1) / threads);
-    if (p.m.format == FMT_TERNARY && p.source.source == SRC_FLOAT) {
+    if (is_ternary(p.m.format) && p.source.source == SRC_FLOAT) {
         double sum = 0;
         for (int row = first_row; row < last_row; row++) {
             if (!read_row(p.source, row, rows.data())) p.damaged = true;
@@ -433,7 +445,8 @@ bool read_row(const EdgeMatrix& m, int row, float* out) {
 
 Matrix plan_matrix(const EdgeMatrix& s) {
     Matrix m;
-    m.rows = s.rows, m.cols = s.cols, m.format = s.format, m.activation = s.activation;
+    m.rows = s.rows, m.cols = s.cols, m.activation = s.activation;
+    m.format = s.format == FMT_BASE3 && s.cols > kMostBase3Columns ? int32_t(FMT_TERNARY) : s.format;
     m.tiles = (s.rows + kTile - 1) / kTile;
     m.padded = int(round_up(s.cols, kColumns));
     const bool fp8 = (s.source == SRC_FP8 || s.round >= 2) && m.format < FMT_INT8;
@@ -442,6 +455,12 @@ Matrix plan_matrix(const EdgeMatrix& s) {
         case FMT_BF16: m.tile_bytes = int64_t(m.padded) * 32; break;
         case FMT_INT8: m.tile_bytes = int64_t(m.padded) * 16; break;
         case FMT_TERNARY: m.tile_bytes = int64_t(m.padded) * 4; break;
+        case FMT_BASE3: {
+            const int64_t vectors = (s.cols + kBase3Columns - 1) / kBase3Columns;
+            m.padded = int(round_up(vectors * kBase3Columns, kColumns));
+            m.tile_bytes = vectors * 64;
+            break;
+        }
         default: {
             const bool stored = s.source == SRC_INT4;
             m.group = s.group < 0 ? int(round_up(s.cols, kSumGroup)) : s.group;
@@ -476,7 +495,7 @@ std::string pack_matrix(const EdgeMatrix& s, Matrix& m, Arena& arena, ThreadPool
     uint8_t* data = static_cast<uint8_t*>(arena.take(size_t(m.tile_bytes) * size_t(m.tiles)));
     float* row_scale = nullptr;
     float* block_scale = nullptr;
-    if (m.format == FMT_INT8 || m.format == FMT_TERNARY)
+    if (m.format == FMT_INT8 || is_ternary(m.format))
         row_scale = static_cast<float*>(arena.take(size_t(m.tiles) * kTile * 4));
     if (m.block_scale) block_scale = static_cast<float*>(arena.take(size_t(m.tiles) * size_t(m.groups) * 4));
     m.data = data, m.row_scale = row_scale, m.block_scale = block_scale;
@@ -541,6 +560,10 @@ std::string absorb(const EdgeMatrix& kv_b, int heads, int nope, int v, Absorbed&
             const size_t at = size_t(row) * size_t(rank) + size_t(c);
             if (packed.format == FMT_INT8) {
                 all_codes[at] = int16_t(tile[(c / 4) * 64 + r * 4 + c % 4] - 128);
+            } else if (packed.format == FMT_BASE3) {
+                uint32_t byte = tile[(c / kBase3Columns) * 64 + r * 4 + c % 4];
+                for (int i = 0; i < c % kBase3Columns / 4; i++) byte = (3 * byte) & 0xff;
+                all_codes[at] = int16_t((3 * byte) >> 8);
             } else if (packed.format == FMT_TERNARY) {
                 all_codes[at] = int16_t((tile[(c / 16) * 64 + r * 4 + c % 4] >> (2 * ((c % 16) / 4))) & 3);
             } else {
