@@ -10,6 +10,13 @@
 
 namespace smidgen {
 
+constexpr int kRowsOfATask = 8;      // queries that share the reading of keys
+
+inline int64_t tiled(int rows) { return round_up(rows, kTile); }
+
+// What the input of a product goes through (EdgeActivation) where that is not left to the product's codes.
+void round_input(float* x, int n, int activation);
+
 struct Layer {
     Matrix q, k, v, o, gate, up, down, q_a, q_b, kv_a;
     Absorbed absorbed;
@@ -61,6 +68,7 @@ private:
         int64_t stride;
     };
     void multiply(int thread, std::initializer_list<Product>, const Inputs&, int tokens);
+    void multiply_heads(int thread, const Layer&, const Inputs&, int head0, int head1, int64_t key_at, int64_t value_at);
     void split_rows(int thread, int tokens, int& first, int& last) const;
     Inputs take_inputs(int rows, bool blocks);
     void plan_tasks();

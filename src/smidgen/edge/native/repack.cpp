@@ -1,83 +1,11 @@
-#include "repack.h"
-
+// From stored matrices to tiles, rounded on the way where that is asked for.
 #include <atomic>
 #include <cmath>
-#include <map>
-#include <mutex>
-#include <new>
 
-#if defined(__unix__) || defined(__APPLE__)
-#include <sys/mman.h>
-#include <unistd.h>
-#endif
+#include "packing.h"
 
 namespace smidgen {
-namespace {
 
-constexpr size_t kLargePage = size_t(2) << 20;
-constexpr int kMostBase3Columns = 65000;  // 256 times a sum of codes of -127 ... 127 is a 32-bit number
-constexpr size_t kReleaseAtOnce = size_t(8) << 20;  // of a stored matrix, once packed
-
-int int4_code(const EdgeMatrix& m, int row, int col) {
-    const int64_t words = (m.cols + 7) / 8;
-    const uint32_t word = static_cast<const uint32_t*>(m.weight.data)[row * words + col / 8];
-    return int((word >> (4 * (col % 8))) & 15);
-}
-
-int int4_groups(const EdgeMatrix& m) { return m.group < 0 ? 1 : (m.cols + m.group - 1) / m.group; }
-
-// Zero points are packed along the rows.
-int int4_zero(const EdgeMatrix& m, int row, int group) {
-    if (!m.zero.data) return 8;
-    const uint32_t word = static_cast<const uint32_t*>(m.zero.data)[int64_t(row / 8) * int4_groups(m) + group];
-    return int((word >> (4 * (row % 8))) & 15);
-}
-
-int ternary_code(const EdgeMatrix& m, int row, int col) {
-    const int quarter = m.rows / 4;
-    const uint8_t byte = static_cast<const uint8_t*>(m.weight.data)[int64_t(row % quarter) * m.cols + col];
-    return int((byte >> (2 * (row / quarter))) & 3);
-}
-
-float fp8_scale(const EdgeMatrix& m, int row, int col) {
-    if (m.group < 0) return read_float(m.scale, 0);
-    const int64_t per_row = (m.cols + m.group - 1) / m.group;
-    return read_float(m.scale, (row / m.group) * per_row + col / m.group);
-}
-
-size_t stored_bytes(const EdgeTensor& t) {
-    const int size = t.dtype == DT_F32 || t.dtype == DT_I32 ? 4 : t.dtype == DT_BF16 || t.dtype == DT_F16 ? 2 : 1;
-    return size_t(t.count) * size_t(size);
-}
-
-bool all_finite(const float* values, int n) {
-    float damage = 0;
-    for (int i = 0; i < n; i++) damage += values[i] * 0.0f;
-    return damage == 0.0f;
-}
-
-bool is_bf16(float value) { return (float_to_bits(value) & 0xffff) == 0; }
-
-// What packing knows of a matrix beyond its stored numbers.
-struct Rounding {
-    float ternary_scale = 0, ternary_inverse = 0;
-    std::vector<float> fp8_scales;  // [row blocks, column blocks] of 128
-};
-
-struct Packing {
-    const EdgeMatrix& source;
-    Matrix& m;
-    uint8_t* data;
-    float* row_scale;
-    float* block_scale;
-    Rounding rounding;
-    ThreadPool* pool;
-    std::vector<double> partial;
-    std::atomic<bool> damaged{false};
-    std::atomic<bool> illegal{false};
-};
-
-// Sixteen rows of floats, after the rounding that the model asks for, into a tile.
 void pack_float_rows(const Matrix& m, uint8_t* tile, const float* const* rows) {
     for (int r = 0; r < kTile; r++) {
         if (!rows[r]) continue;
@@ -91,7 +19,6 @@ void pack_float_rows(const Matrix& m, uint8_t* tile, const float* const* rows) {
     }
 }
 
-// Codes: -128 ... 127, 0 ... 15 or 0 ... 2 by the format; missing rows keep what stands for zero.
 void pack_code_row(const Matrix& m, uint8_t* tile, int r, const int16_t* codes) {
     switch (m.format) {
         case FMT_INT8:
@@ -127,6 +54,32 @@ void pack_code_row(const Matrix& m, uint8_t* tile, int r, const int16_t* codes) 
 uint8_t empty_byte(int format) {
     return format == FMT_INT8 || format == FMT_BASE3 ? 0x80 : format == FMT_INT4 ? 0x88 : format == FMT_TERNARY ? 0x55 : 0;
 }
+
+namespace {
+
+constexpr int kMostBase3Columns = 65000;  // 256 times a sum of codes of -127 ... 127 is a 32-bit number
+constexpr size_t kReleaseAtOnce = size_t(8) << 20;  // of a stored matrix, once packed
+
+bool is_bf16(float value) { return (float_to_bits(value) & 0xffff) == 0; }
+
+// What packing knows of a matrix beyond its stored numbers.
+struct Rounding {
+    float ternary_scale = 0, ternary_inverse = 0;
+    std::vector<float> fp8_scales;  // [row blocks, column blocks] of 128
+};
+
+struct Packing {
+    const EdgeMatrix& source;
+    Matrix& m;
+    uint8_t* data;
+    float* row_scale;
+    float* block_scale;
+    Rounding rounding;
+    ThreadPool* pool;
+    std::vector<double> partial;
+    std::atomic<bool> damaged{false};
+    std::atomic<bool> illegal{false};
+};
 
 void store_scale(const Matrix& m, uint8_t* tile, int group, int r, float scale) {
     uint8_t* scales = tile + int64_t(m.groups) * m.group * 8;
@@ -327,122 +280,6 @@ void pack_range(void* argument, int thread) {
 
 }  // namespace
 
-namespace {
-
-std::mutex mappings_mutex;
-std::map<uintptr_t, size_t> mappings;
-
-}  // namespace
-
-void note_mapping(const void* data, size_t bytes) {
-    std::lock_guard<std::mutex> lock(mappings_mutex);
-    mappings[reinterpret_cast<uintptr_t>(data)] = bytes;
-}
-
-void forget_mapping(const void* data) {
-    std::lock_guard<std::mutex> lock(mappings_mutex);
-    mappings.erase(reinterpret_cast<uintptr_t>(data));
-}
-
-// Only pages that lie wholly inside, and only of a file: memory that the caller owns would be lost.
-void release_pages(const void* data, size_t bytes) {
-#if (defined(__unix__) || defined(__APPLE__)) && defined(MADV_DONTNEED)
-    const uintptr_t start = reinterpret_cast<uintptr_t>(data);
-    const uintptr_t page = uintptr_t(sysconf(_SC_PAGESIZE)), first = (start + page - 1) / page * page;
-    const uintptr_t last = (start + bytes) / page * page;
-    std::lock_guard<std::mutex> lock(mappings_mutex);
-    auto behind = mappings.upper_bound(start);
-    if (behind == mappings.begin()) return;
-    const auto& found = *--behind;
-    if (start + bytes <= found.first + found.second && first < last)
-        madvise(reinterpret_cast<void*>(first), last - first, MADV_DONTNEED);
-#else
-    (void)data, (void)bytes;
-#endif
-}
-
-Arena::Arena(size_t bytes) : bytes_(size_t(round_up(int64_t(bytes), int64_t(kLargePage)))) {
-#if defined(__unix__) || defined(__APPLE__)
-    void* region = mmap(nullptr, bytes_ + kLargePage, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-    if (region == MAP_FAILED) throw std::bad_alloc();
-    data_ = static_cast<char*>(region);
-    used_ = size_t(round_up(int64_t(reinterpret_cast<uintptr_t>(data_)), int64_t(kLargePage)) - int64_t(reinterpret_cast<uintptr_t>(data_)));
-    bytes_ += kLargePage;
-#if defined(MADV_HUGEPAGE)
-    madvise(data_, bytes_, MADV_HUGEPAGE);
-#endif
-#else
-    data_ = new char[bytes_ + 64]();
-    used_ = 64 - reinterpret_cast<uintptr_t>(data_) % 64;
-    bytes_ += 64;
-#endif
-}
-
-Arena::~Arena() {
-#if defined(__unix__) || defined(__APPLE__)
-    if (data_) munmap(data_, bytes_);
-#else
-    delete[] data_;
-#endif
-}
-
-void* Arena::take(size_t bytes) {
-    bytes = size_t(round_up(int64_t(bytes), 64));
-    if (used_ + bytes > bytes_) throw std::bad_alloc();
-    void* result = data_ + used_;
-    used_ += bytes;
-    return result;
-}
-
-float read_float(const EdgeTensor& t, int64_t index) {
-    switch (t.dtype) {
-        case DT_F32: return static_cast<const float*>(t.data)[index];
-        case DT_BF16: return bf16_to_float(static_cast<const uint16_t*>(t.data)[index]);
-        case DT_F16: return f16_to_float(static_cast<const uint16_t*>(t.data)[index]);
-        default: return e4m3_to_float(static_cast<const uint8_t*>(t.data)[index]);
-    }
-}
-
-bool read_row(const EdgeMatrix& m, int row, float* out) {
-    const int64_t start = int64_t(row) * m.cols;
-    switch (m.source) {
-        case SRC_FLOAT:
-            if (m.weight.dtype == DT_F32) {
-                std::memcpy(out, static_cast<const float*>(m.weight.data) + start, size_t(m.cols) * 4);
-            } else if (m.weight.dtype == DT_BF16) {
-                const uint16_t* stored = static_cast<const uint16_t*>(m.weight.data) + start;
-                for (int c = 0; c < m.cols; c++) out[c] = bf16_to_float(stored[c]);
-            } else {
-                for (int c = 0; c < m.cols; c++) out[c] = read_float(m.weight, start + c);
-            }
-            break;
-        case SRC_INT8: {
-            const int8_t* stored = static_cast<const int8_t*>(m.weight.data) + start;
-            const float scale = read_float(m.scale, row);
-            for (int c = 0; c < m.cols; c++) out[c] = float(stored[c]) * scale;
-            break;
-        }
-        case SRC_INT4: {
-            const int groups = int4_groups(m);
-            for (int c = 0; c < m.cols; c++) {
-                const int g = m.group < 0 ? 0 : c / m.group;
-                out[c] = float(int4_code(m, row, c) - int4_zero(m, row, g)) * read_float(m.scale, int64_t(row) * groups + g);
-            }
-            break;
-        }
-        case SRC_TERNARY: {
-            const float scale = read_float(m.scale, 0);
-            for (int c = 0; c < m.cols; c++) out[c] = float(ternary_code(m, row, c) - 1) * scale;
-            break;
-        }
-        default: {
-            const uint8_t* stored = static_cast<const uint8_t*>(m.weight.data) + start;
-            for (int c = 0; c < m.cols; c++) out[c] = e4m3_to_float(stored[c]) * fp8_scale(m, row, c);
-        }
-    }
-    return all_finite(out, m.cols);
-}
-
 Matrix plan_matrix(const EdgeMatrix& s) {
     Matrix m;
     m.rows = s.rows, m.cols = s.cols, m.activation = s.activation;
@@ -509,111 +346,6 @@ std::string pack_matrix(const EdgeMatrix& s, Matrix& m, Arena& arena, ThreadPool
         for (int64_t i = 0; i < s.scale.count; i++)
             if (!std::isfinite(read_float(s.scale, i)))
                 return std::string(s.name) + ": a scale is NaN or infinity; the weights are damaged, copy the folder again";
-    return {};
-}
-
-namespace {
-
-// A head's part of kv_b_proj keeps its codes where one scale serves a row or the whole; else it is held as floats.
-EdgeMatrix head_part(const EdgeMatrix& kv_b) {
-    EdgeMatrix part = kv_b;
-    part.activation = ACT_FLOAT;
-    if (part.format == FMT_INT4 || kv_b.source == SRC_FP8 || kv_b.round >= 2) part.format = FMT_F32;
-    part.round = 0;
-    part.source = SRC_FLOAT;  // of the plan: what is stored comes through codes or floats in memory
-    return part;
-}
-
-}  // namespace
-
-size_t absorbed_bytes(const EdgeMatrix& kv_b, int heads, int nope, int v) {
-    EdgeMatrix key = head_part(kv_b), value = key;
-    key.rows = kv_b.cols, key.cols = nope;
-    value.rows = v;
-    size_t bytes = planned_bytes(plan_matrix(key)) + planned_bytes(plan_matrix(value));
-    bytes += size_t(round_up(nope, kColumns)) * 4 + 64;
-    return bytes * size_t(heads);
-}
-
-std::string absorb(const EdgeMatrix& kv_b, int heads, int nope, int v, Absorbed& result, Arena& arena) {
-    const int rank = kv_b.cols, per_head = nope + v;
-    EdgeMatrix key = head_part(kv_b), value = key;
-    key.rows = rank, key.cols = nope;
-    value.rows = v;
-    // The whole matrix as codes with a scale a row, or as floats, by the packing that the other matrices go through.
-    ThreadPool alone(1);
-    const bool codes = key.format >= FMT_INT8;
-    const size_t whole = size_t(kv_b.rows) * size_t(rank);
-    std::vector<float> floats(codes ? 0 : whole), row_scales(size_t(round_up(kv_b.rows, kTile)));
-    std::vector<int16_t> all_codes(codes ? whole : 0);
-    EdgeMatrix source = kv_b;
-    if (!codes) source.format = FMT_F32;
-    Arena temporary(planned_bytes(plan_matrix(source)) + 4096);
-    Matrix packed;
-    std::string error = pack_matrix(source, packed, temporary, alone);
-    if (!error.empty()) return error;
-    for (int row = 0; row < kv_b.rows; row++) {
-        const uint8_t* tile = packed.data + (row / kTile) * packed.tile_bytes;
-        const int r = row % kTile;
-        if (codes) row_scales[size_t(row)] = packed.row_scale[row];
-        for (int c = 0; c < rank; c++) {
-            const size_t at = size_t(row) * size_t(rank) + size_t(c);
-            if (packed.format == FMT_INT8) {
-                all_codes[at] = int16_t(tile[(c / 4) * 64 + r * 4 + c % 4] - 128);
-            } else if (packed.format == FMT_BASE3) {
-                uint32_t byte = tile[(c / kBase3Columns) * 64 + r * 4 + c % 4];
-                for (int i = 0; i < c % kBase3Columns / 4; i++) byte = (3 * byte) & 0xff;
-                all_codes[at] = int16_t((3 * byte) >> 8);
-            } else if (packed.format == FMT_TERNARY) {
-                all_codes[at] = int16_t((tile[(c / 16) * 64 + r * 4 + c % 4] >> (2 * ((c % 16) / 4))) & 3);
-            } else {
-                float number = reinterpret_cast<const float*>(tile)[int64_t(c) * kTile + r];
-                if (packed.block_scale) number *= packed.block_scale[int64_t(row / kTile) * packed.groups + c / packed.group];
-                floats[at] = number;
-            }
-        }
-    }
-    auto build = [&](const EdgeMatrix& plan, int first_row, bool transposed) {
-        Matrix m = plan_matrix(plan);
-        uint8_t* data = static_cast<uint8_t*>(arena.take(size_t(m.tile_bytes) * size_t(m.tiles)));
-        m.data = data;
-        std::vector<float> rows(size_t(kTile) * size_t(m.cols));
-        std::vector<int16_t> row(size_t(m.cols));
-        float* scales = nullptr;
-        if (codes) {
-            scales = static_cast<float*>(arena.take(size_t(m.tiles) * kTile * 4));
-            m.row_scale = scales;
-            std::memset(data, empty_byte(m.format), size_t(m.tile_bytes) * size_t(m.tiles));
-        }
-        auto index = [&](int r, int c) {
-            return transposed ? size_t(first_row + c) * size_t(rank) + size_t(r) : size_t(first_row + r) * size_t(rank) + size_t(c);
-        };
-        for (int tile = 0; tile < m.tiles; tile++) {
-            const float* pointers[kTile] = {};
-            for (int r = 0; r < kTile && tile * kTile + r < m.rows; r++) {
-                const int at = tile * kTile + r;
-                if (codes) {
-                    for (int c = 0; c < m.cols; c++) row[size_t(c)] = all_codes[index(at, c)];
-                    pack_code_row(m, data + tile * m.tile_bytes, r, row.data());
-                    scales[at] = transposed ? 1.0f : row_scales[size_t(first_row + at)];
-                } else {
-                    for (int c = 0; c < m.cols; c++) rows[size_t(r) * size_t(m.cols) + size_t(c)] = floats[index(at, c)];
-                    pointers[r] = rows.data() + size_t(r) * size_t(m.cols);
-                }
-            }
-            if (!codes) pack_float_rows(m, data + tile * m.tile_bytes, pointers);
-        }
-        if (codes && transposed) {
-            float* columns = static_cast<float*>(arena.take(size_t(m.padded) * 4));
-            for (int c = 0; c < m.cols; c++) columns[c] = row_scales[size_t(first_row + c)];
-            m.column_scale = columns;
-        }
-        return m;
-    };
-    for (int h = 0; h < heads; h++) {
-        result.keys.push_back(build(key, h * per_head, true));
-        result.values.push_back(build(value, h * per_head + nope, false));
-    }
     return {};
 }
 
