@@ -156,9 +156,10 @@ def test_every_byte_of_base_3(isa: str, tokens: int) -> None:
     codes = np.repeat(np.tile(digits, (1, 2)), 4, axis=1).astype(np.uint8)
     quarters = codes.reshape(4, rows // 4, cols)
     packed = quarters[0] | quarters[1] << 2 | quarters[2] << 4 | quarters[3] << 6
+    scale = np.ones(1, np.float32)
     matrix = native.Matrix(
         weight=tensor(packed, native.UINT8),
-        scale=tensor(np.ones(1, np.float32), native.FLOAT32),
+        scale=tensor(scale, native.FLOAT32),
         rows=rows,
         cols=cols,
         source=native.STORED_TERNARY,
@@ -167,7 +168,7 @@ def test_every_byte_of_base_3(isa: str, tokens: int) -> None:
         activation=native.ACTIVATIONS["int8"],
     )
     x = activations(np.random.default_rng(0), tokens, cols, False)
-    assert np.array_equal(product(isa, matrix, x), (x @ (codes.astype(np.float32) - 1).T))
+    assert np.array_equal(product(isa, matrix, x), x @ (codes.astype(np.float32) - 1).T)
 
 
 @pytest.mark.parametrize("format_name", ["float32", "bf16", "int8", "int4", "ternary", "base3"])
