@@ -237,7 +237,9 @@ def main() -> None:
     parser.add_argument("--threads", default="1,2")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--tokens", type=int, default=128)
-    parser.add_argument("--ternary", default="auto", choices=["auto", "2bit", "base3"], help="how we hold ternary weights")
+    parser.add_argument(
+        "--ternary", default="auto", choices=["auto", "2bit", "base3"], help="how we hold ternary weights"
+    )
     parser.add_argument("--quantized", help="a folder stored quantised, for the cold start")
     parser.add_argument("--work", help="keeps the models between runs")
     parser.add_argument("--json", help="write the results here")

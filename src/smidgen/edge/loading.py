@@ -14,7 +14,6 @@ from smidgen.edge.engine import EdgeEngine, NativeModel
 from smidgen.edge.library import (
     ABI_VERSION,
     CACHES,
-    FORMATS,
     Config,
     EdgeError,
     instruction_sets,
@@ -77,14 +76,13 @@ def load(
     for name, value, allowed in (
         ("weights", weights, get_args(WeightFormat)),
         ("head", head or weights, get_args(WeightFormat)),
-        ("cache", cache, CACHES),
+        ("ternary", ternary, get_args(TernaryPacking)),
+        ("cache", cache, get_args(CacheFormat)),
     ):
         if value not in allowed:
             raise EdgeError(f"{name} = {value!r}: use one of {', '.join(allowed)}")
     if group_size < 32 or group_size % 32 or group_size > 4096:
         raise EdgeError(f"group_size = {group_size}: use a multiple of 32")
-    if ternary not in ("auto", "2bit", "base3"):
-        raise EdgeError(f"ternary = {ternary!r}: use one of auto, 2bit, base3")
     head = head or ("bf16" if weights == "ternary" else weights)
     held = ternary_format(ternary, instruction_set)
     formats = Formats(weights, head, group_size, held, float_activations)
@@ -100,8 +98,8 @@ def load(
 def ternary_format(packing: TernaryPacking, instruction_set: str | None) -> str:
     """The name in FORMATS of how ternary weights are held.
 
-    "auto": five codes in a byte where the processor has a dot product of bytes in one instruction, two bits a code where
-    it has not: there base 3 takes longer to unpack than the smaller weights save in reading (docs/edge.md).
+    "auto": five codes in a byte where the processor has a dot product of bytes in one instruction, two bits a code
+    where it has not: there base 3 takes longer to unpack than the smaller weights save in reading (docs/edge.md).
     """
     if packing == "auto":
         packing = "base3" if (instruction_set or list(instruction_sets())[-1]) in _FAST_DOT else "2bit"
