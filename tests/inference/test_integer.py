@@ -28,6 +28,11 @@ CASES = [
 ]
 
 
+@pytest.fixture(autouse=True)
+def _small_matrices_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(integer, "SMALLEST_MATRIX", 0)
+
+
 def quantized(preset: str, scheme: dict[str, Any]) -> Decoder:
     return quantize(make_model(preset), Quantization(**scheme)).eval()
 

@@ -115,7 +115,7 @@ def _open_torch(
     if precision == "auto":
         precision = "bf16" if is_fast else "fp32"
     elif precision == "bf16" and not is_fast:
-        logger.warning("%s has no instructions for bf16: fp32 is faster here (--precision auto chooses)", device)
+        logger.warning("%s has no instructions for bf16: fp32 reads prompts faster (--precision auto chooses)", device)
     apply_precision(decoder, precision, device)
     folder = resolve(model).folder
     ends = () if folder is None else end_tokens(folder, tokenizer)

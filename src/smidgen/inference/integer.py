@@ -14,6 +14,9 @@ from smidgen.kernels.ternary_packing import unpack_ternary
 from smidgen.model.linear import Quantizer
 from smidgen.model.quantized import QuantizedLinear, RoundedInput, StoredMatrix
 
+SMALLEST_MATRIX = 2**16
+"""Weights from which on a matrix is worth it: smaller ones stay in the processor's caches in any type."""
+
 
 class IntegerLinear(nn.Module):
     """`y = rounded(x) · (codes · scale)ᵀ` for int8 codes [out, in] and a float32 scale a row [out].
@@ -54,6 +57,8 @@ def integer_linear(linear: QuantizedLinear, dtype: torch.dtype) -> IntegerLinear
 def integer_form(matrix: StoredMatrix, dtype: torch.dtype) -> tuple[Tensor, Tensor] | None:
     """Codes int8 [N, K] and scales float32 [N] of a stored matrix, or None."""
     if dtype not in (torch.float32, torch.bfloat16) or not multiplies_int8(matrix.device):
+        return None
+    if matrix.size[0] * matrix.size[1] < SMALLEST_MATRIX:
         return None
     stored = matrix.stored
     match matrix.layout:
