@@ -22,6 +22,7 @@ import signal
 import struct
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +32,7 @@ from smidgen.folders import build, load, save
 from smidgen.folders.run import RunFolder, latest_checkpoint, verify_checkpoint
 from smidgen.tokenization.byte_bpe import train_byte_bpe
 from smidgen.training.base import load_training_config
-from smidgen.training.observer import Observer, Plan, Snapshot
+from smidgen.training.observer import Observer, Plan, Snapshot, Summary
 from smidgen.training.pretraining import pretrain
 from smidgen.tuning.defaults import TUNING_DEFAULTS
 from smidgen.tuning.run import base_tokenizer, tune
@@ -122,7 +123,7 @@ def attempt(config: Config, run: Path, shared: mmap.mmap) -> int:
     if child:
         return child
     with contextlib.suppress(BaseException):
-        start = pretrain if config.tuning.objective.kind == "language_modeling" else tune
+        start: Callable[..., Summary] = pretrain if config.tuning.objective.kind == "language_modeling" else tune
         start(config, run, Phase(shared))
         os._exit(0)
     os._exit(1)

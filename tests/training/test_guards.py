@@ -60,7 +60,7 @@ def test_a_step_that_is_no_number_leaves_weights_and_moments_as_they_were(
     make_config: MakeConfig, make_task: MakeTask, tmp_path: Path, value: float, gradient_only: bool, optimizer: str
 ) -> None:
     for steps in (2, 3):
-        config = make_config(max_steps=steps, eval_every=50, **{"optimizer.kind": optimizer})
+        config = make_config(max_steps=steps, eval_every=50, ema_decay=0.9, **{"optimizer.kind": optimizer})
         train(
             config,
             make_task(config, objective=Tampered({3: value}, gradient_only=gradient_only)),
@@ -69,6 +69,8 @@ def test_a_step_that_is_no_number_leaves_weights_and_moments_as_they_were(
     before, after = checkpoint(tmp_path / "2"), checkpoint(tmp_path / "3")
     for name, tensor in before.items():
         assert torch.equal(tensor, after[name]), name
+    averages = [load_file(tmp_path / steps / "last/state/averaging.safetensors") for steps in ("2", "3")]
+    assert all(torch.equal(tensor, averages[1][name]) for name, tensor in averages[0].items())
     assert [event["step"] for event in events(tmp_path / "3", "skip")] == [3]
     assert json.loads((tmp_path / "3/last/state/trainer.json").read_text())["cursor"] == 3 * 4
 

@@ -101,7 +101,8 @@ class CheckpointWriter:
 
     def _together(self, copy: Copy, action: Callable[[Copy], None], *, on_main: bool = False) -> str:
         """Let all ranks, or the main one, do something, and wait for it; says why it failed, if it did on any."""
-        failure, unexpected = "", None
+        failure = ""
+        unexpected: Exception | None = None
         try:
             if self._ranks.is_main or not on_main:
                 action(copy)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import torch
 from safetensors import safe_open
@@ -59,7 +59,7 @@ def read_parts(path: Path, parameter_of: Callable[[str], Tensor | None]) -> dict
             parameter = parameter_of(name)
             if parameter is not None and is_dtensor(parameter) and file.get_slice(name).get_shape():
                 values = read_part(file, name, *_block(parameter))
-                divided = torch.empty_like(parameter, dtype=values.dtype)
+                divided = cast("DTensor", torch.empty_like(parameter, dtype=values.dtype))
                 divided.to_local().copy_(values)
                 tensors[name] = divided
             else:
