@@ -111,15 +111,18 @@ inline void transpose16(__m512i* r) {
     }
     UNROLL for (int i = 0; i < 16; i++) r[i] = s[i];
 }
-// As transpose_words_one_by_one; `words` is a multiple of 16.
+// As transpose_words_one_by_one.
 inline void transpose_words(const uint8_t* rows, int64_t row_bytes, int count, int words, int size, uint8_t* out) {
     const __mmask16 block = __mmask16((1u << size) - 1);
     for (int w = 0; w < words; w += 16) {
+        const int some = smaller(16, words - w);
+        const __mmask16 present = __mmask16((1u << some) - 1);
         __m512i r[16];
         UNROLL for (int n = 0; n < 16; n++)
-            r[n] = n < count ? _mm512_loadu_si512(rows + n * row_bytes + 4 * w) : _mm512_setzero_si512();
+            r[n] = _mm512_maskz_loadu_epi32(n < count ? present : __mmask16(0), rows + (n < count ? n * row_bytes + 4 * w : 0));
         transpose16(r);
-        UNROLL for (int i = 0; i < 16; i++) _mm512_mask_storeu_epi32(out + int64_t(w + i) * size * 4, block, r[i]);
+        UNROLL for (int i = 0; i < 16; i++)
+            if (i < some) _mm512_mask_storeu_epi32(out + int64_t(w + i) * size * 4, block, r[i]);
     }
 }
 // The sums of the 16 vectors: lane i that of x[i].
