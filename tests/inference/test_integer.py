@@ -15,6 +15,7 @@ from smidgen.inference.fused import FusedIntegers, fuse
 from smidgen.inference.integer import IntegerLinear
 from smidgen.kernels.integer_products import multiplies_int8
 from smidgen.model import Decoder
+from smidgen.model.quantized import QuantizedLinear
 from smidgen.quantization import quantize
 from smidgen.runtime import SamplingParams
 
@@ -93,3 +94,12 @@ def test_every_scheme_generates(preset: str, scheme: dict[str, Any], dtype: torc
             token = events[request][0].token
             assert token is not None
             assert float(logits.max() - logits[token]) < 0.2 * float(logits.std())
+
+
+@pytest.mark.skipif(not multiplies_int8(torch.device("cpu")), reason="no exact int8 products (VNNI, AMX)")
+def test_a_projection_in_integers_still_has_its_weight() -> None:
+    linear = quantized("tilda-tiny", {"scheme": "int8"}).layers[0].self_attn.o_proj
+    assert isinstance(linear, QuantizedLinear)
+    ours = integer.integer_linear(linear, torch.float32)
+    assert ours is not None
+    assert torch.equal(ours.effective_weight(torch.float32), linear.effective_weight(torch.float32))

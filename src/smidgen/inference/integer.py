@@ -41,6 +41,10 @@ class IntegerLinear(nn.Module):
         codes, token_scale = int8_codes(x.reshape(-1, x.shape[-1]))
         return int8_codes_linear(codes, token_scale, self.codes, self.scale).to(x.dtype).view(*x.shape[:-1], -1)
 
+    def effective_weight(self, dtype: torch.dtype) -> Tensor:
+        """The weight that the codes stand for: an adapter on a latent's projection asks for it."""
+        return (self.codes.float() * self.scale[:, None]).to(dtype)
+
     @staticmethod
     def joined(linears: Sequence[IntegerLinear]) -> IntegerLinear:
         """The projections one below the other."""
