@@ -82,7 +82,13 @@ class Tab:
         return self.driver.find_element("css selector", selector)
 
     def texts(self, selector: str) -> list[str]:
-        return [element.text for element in self.driver.find_elements("css selector", selector)]
+        from selenium.common.exceptions import StaleElementReferenceException
+
+        while True:
+            try:
+                return [element.text for element in self.driver.find_elements("css selector", selector)]
+            except StaleElementReferenceException:  # the page drew them anew meanwhile
+                continue
 
     def wait(self, condition: Callable[[], Any]) -> Any:
         end = time.monotonic() + 15

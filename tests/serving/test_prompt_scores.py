@@ -203,6 +203,15 @@ def test_an_engine_that_cannot_says_so(scripted_type: Any, tokenizer: Tokenizer)
     assert (response.status_code, response.json()["error"]["param"]) == (400, "logprobs")
 
 
+def test_more_scores_than_an_answer_holds_are_refused(client: openai.OpenAI, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("smidgen.serving.requests.MAX_SCORES", 100)
+    options: dict[str, Any] = {"model": "tiny", "prompt": [[65] * 17, [66] * 17], "max_tokens": 1, "echo": True}
+    assert client.completions.create(**options, logprobs=1).choices
+    with pytest.raises(openai.BadRequestError) as caught:
+        client.completions.create(**options, logprobs=1, n=2)
+    assert caught.value.param == "logprobs"
+
+
 def test_rows_by_hand() -> None:
     rows = np.log(np.array([[0.1, 0.2, 0.3, 0.4], [0.25, 0.25, 0.25, 0.25]], np.float32))
     first, second = score_rows(rows + 7, [1, 3], 2)

@@ -10,7 +10,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from functools import partial
-from typing import Any
+from typing import Any, TypeVar
 
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
@@ -50,6 +50,7 @@ PARSERS = 2
 
 _ENCODER = json.JSONEncoder(ensure_ascii=False, allow_nan=False, separators=(",", ":"))
 
+T = TypeVar("T")
 Parser = Callable[[dict[str, Any], Tokenizer, Facts], GenerationRequest]
 
 
@@ -214,7 +215,7 @@ class Service:
             raise ApiError(408, "body: did not come in time", "body", "timeout") from None
         return await self._in_parser(parse_object, bytes(body))
 
-    async def _in_parser(self, function: Callable[..., Any], *arguments: Any) -> Any:
+    async def _in_parser(self, function: Callable[..., T], *arguments: Any) -> T:
         return await asyncio.get_running_loop().run_in_executor(self._parsers, partial(function, *arguments))
 
     def _as_api_error(self, error: Exception) -> ApiError:
@@ -287,6 +288,11 @@ class _Answering:
         finally:
             watcher.cancel()
         self.end()
+        if self._generation.scores:  # thousands of entries: not on the event loop
+            return await self._service._in_parser(self._whole)
+        return self._whole()
+
+    def _whole(self) -> Response:
         choices = []
         for i, (echoed, text) in enumerate(zip(self._echoed, self._texts, strict=True)):
             entries = self._entries[i]

@@ -19,6 +19,8 @@ MAX_STOP = 16
 MAX_STOP_LENGTH = 1024
 """Characters of a stop string: text is held back as long as it may begin one."""
 MAX_TOP_LOGPROBS = 20
+MAX_SCORES = 1 << 17
+"""Log-probabilities of prompts that one request may ask for."""
 MAX_LOGIT_BIAS = 1024
 """Tokens that one request may favour or ban."""
 MAX_SEED = 2**63 - 1
@@ -125,6 +127,11 @@ def completion_request(body: dict[str, Any], tokenizer: Tokenizer, facts: Facts)
     fields.finish()
     if len(prompts) * shared.n > facts.max_answers:
         raise invalid("prompt", f"{len(prompts)} prompts of {shared.n} choices are above {facts.max_answers} answers")
+    scores = sum(map(len, prompts)) * shared.n * (1 + (logprobs or 0))
+    if echo and logprobs is not None and scores > MAX_SCORES:
+        raise invalid(
+            "logprobs", f"with echo {scores:,} log-probabilities of prompts, above {MAX_SCORES:,}; send fewer prompts"
+        )
     length = _length(prompts, "prompt", most, "max_tokens", facts, LEGACY_LENGTH)
     params = SamplingParams(max_new_tokens=max(1, length), logprobs=logprobs, **shared.sampling)
     return GenerationRequest(tuple(prompts), params, shared.n, shared.stream, shared.include_usage, echo, length == 0)
