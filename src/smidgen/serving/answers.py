@@ -32,7 +32,8 @@ def prompt_entries(tokenizer: Tokenizer, prompt: Sequence[int], scores: Sequence
     assert len(scores) == len(prompt) - 1
     detokenizer, offset, entries = Detokenizer(tokenizer), 0, []
     for token, score in zip(prompt, [None, *scores], strict=True):
-        entries.append(TokenEntry(token, score and score.logprob, score.top_logprobs if score else (), offset))
+        logprob, top = (None, ()) if score is None else (score.logprob, score.top_logprobs)
+        entries.append(TokenEntry(token, logprob, top, offset))
         offset += len(detokenizer.push(token))
     return entries
 
