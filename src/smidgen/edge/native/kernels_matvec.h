@@ -144,10 +144,11 @@ inline void base3_tile(const Matrix& m, int tile, const Inputs& x, int token, co
     const uint8_t* w = m.data + tile * m.tile_bytes;
     prefetch(reinterpret_cast<const uint8_t*>(m.row_scale + (tile + kTilesAhead) * kTile));
     const int8_t* codes[N];
-    I before[N][2], behind[N][2];
+    constexpr int kWays = N <= 2 ? kDigits : 2;  // sums that do not wait for each other
+    I before[N][kWays], behind[N][kWays];
     for (int n = 0; n < N; n++) {
         codes[n] = x.codes + (token + n) * x.stride;
-        for (int j = 0; j < 2; j++) before[n][j] = behind[n][j] = set1i(0);
+        for (int j = 0; j < kWays; j++) before[n][j] = behind[n][j] = set1i(0);
     }
     for (int c = 0; c < m.cols; c += kBase3Columns, w += 64) {
         prefetch(w + kAhead);
@@ -157,21 +158,25 @@ inline void base3_tile(const Matrix& m, int tile, const Inputs& x, int token, co
             if constexpr (kDotIsCheap) {
                 const B next = tripled(b);
                 for (int n = 0; n < N; n++) {
-                    before[n][i & 1] = dot(before[n][i & 1], b, codes[n] + c + 4 * i);
-                    behind[n][i & 1] = dot(behind[n][i & 1], next, codes[n] + c + 4 * i);
+                    before[n][i % kWays] = dot(before[n][i % kWays], b, codes[n] + c + 4 * i);
+                    behind[n][i % kWays] = dot(behind[n][i % kWays], next, codes[n] + c + 4 * i);
                 }
                 b = next;
             } else {
                 const B d = digit(b);
-                for (int n = 0; n < N; n++) before[n][i & 1] = dot(before[n][i & 1], d, codes[n] + c + 4 * i);
+                for (int n = 0; n < N; n++) before[n][i % kWays] = dot(before[n][i % kWays], d, codes[n] + c + 4 * i);
                 b = tripled(b);
             }
         }
     }
     const F scale = load(m.row_scale + tile * kTile);
     for (int n = 0; n < N; n++) {
-        I total = addi(before[n][0], before[n][1]);
-        if constexpr (kDotIsCheap) total = subi(muli(total, set1i(3)), addi(behind[n][0], behind[n][1]));
+        for (int j = 1; j < kWays; j++) {
+            before[n][0] = addi(before[n][0], before[n][j]);
+            behind[n][0] = addi(behind[n][0], behind[n][j]);
+        }
+        I total = before[n][0];
+        if constexpr (kDotIsCheap) total = subi(muli(total, set1i(3)), behind[n][0]);
         if constexpr (!(kDotIsCheap && kSignedDot)) total = subi(total, set1i((kDotIsCheap ? 256 : 1) * sums[n]));
         if constexpr (kDotIsCheap) total = shift_right<8>(total);
         store(y + n * y_stride + tile * kTile, mul(mul(to_float(total), scale), set1(x.scale[token + n])));
