@@ -31,8 +31,8 @@ _KEPT = {
     _aten._scaled_dot_product_cudnn_attention.default,
     torch.ops.higher_order.flex_attention,
 }
-_KEPT_NAMES = {"smidgen::fp8_gemm"}
-"""Our own operators, which exist only once their kernels are imported."""
+_KEPT_NAMES = {"smidgen::fp8_gemm", "smidgen::blocked_attention"}
+"""Our own operators, some of which exist only once their kernels are imported."""
 
 
 def run_checkpointed(function: Callable[..., Tensor], mode: ActivationCheckpointing, *arguments: Any) -> Tensor:

@@ -301,6 +301,7 @@ def _visibility(
     if attention_mask is None and document_ids is None:
         return Visibility()
     index = torch.arange(length, device=positions.device)[None]
+    # Where nothing is padding, keys have the very tensor of the queries: that is what Visibility.is_packed looks at.
     keys = index if attention_mask is None else torch.where(attention_mask.bool(), index, -1)
     return Visibility(index, keys, document_ids)
 

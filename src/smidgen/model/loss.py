@@ -7,12 +7,12 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from smidgen.kernels.cross_entropy import IGNORED, loss_and_gradient, runs_in_place, summed_loss
+from smidgen.kernels.cross_entropy import IGNORED, loss_and_gradient, runs_in_place
 
-LOGITS_IN_MEMORY = 2**24
-"""Logits computed at once: 64 MiB in float32."""
+LOGITS_IN_MEMORY = 2**26
+"""Logits computed at once, 256 MiB in float32: their gradient takes their place, so they are the only ones there are."""
 LOGITS_ON_GPU = 2**29
-"""The same where they need no copy: 1 GiB in bf16, enough rows for products at full speed."""
+"""The same on a GPU: 1 GiB in bf16, enough rows for products at full speed."""
 
 
 class DividedHead(Protocol):
@@ -36,7 +36,7 @@ def cross_entropy(hidden: Tensor, head_weight: Tensor | DividedHead, labels: Ten
     if torch.is_grad_enabled() and (hidden.requires_grad or head_weight.requires_grad):
         return _ChunkedCrossEntropy.apply(hidden, head_weight, labels), count
     weight = head_weight.to(hidden.dtype)
-    parts = [_loss(hidden[rows] @ weight.T, labels[rows]) for rows in _chunks(hidden, weight)]
+    parts = [loss_and_gradient(hidden[rows] @ weight.T, labels[rows])[0] for rows in _chunks(hidden, weight)]
     return torch.stack(parts).sum(), count
 
 
@@ -47,13 +47,16 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
         grad_hidden = torch.empty_like(hidden)
         grad_weight: Tensor | None = None
         total = hidden.new_zeros((), dtype=_loss_dtype(hidden))
-        for rows in _chunks(hidden, weight):
-            loss, grad_logits = loss_and_gradient(hidden[rows] @ weight.T, labels[rows])
+        chunks = _chunks(hidden, weight)
+        logits = hidden.new_empty((len(hidden[chunks[0]]), len(weight)))
+        for rows in chunks:
+            states = hidden[rows]
+            torch.mm(states, weight.T, out=logits[: len(states)])
+            loss, grad_logits = loss_and_gradient(logits[: len(states)], labels[rows])
             total += loss
-            grad_hidden[rows] = grad_logits @ weight
+            torch.mm(grad_logits, weight, out=grad_hidden[rows])
             if ctx.needs_input_grad[1]:
-                part = (grad_logits.T @ hidden[rows]).to(head_weight.dtype)
-                grad_weight = part if grad_weight is None else grad_weight.add_(part)
+                grad_weight = _add_product(grad_weight, grad_logits.T, states, head_weight.dtype)
         ctx.save_for_backward(grad_hidden, grad_weight)
         return total
 
@@ -65,11 +68,13 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
         return grad_hidden * grad_total.to(grad_hidden.dtype), of_weight, None
 
 
-def _loss(logits: Tensor, labels: Tensor) -> Tensor:
-    """Summed loss of a chunk, whose gradient nobody wants."""
-    if runs_in_place(logits):
-        return loss_and_gradient(logits, labels)[0]
-    return summed_loss(logits.log_softmax(-1, dtype=_loss_dtype(logits)), labels)
+def _add_product(total: Tensor | None, left: Tensor, right: Tensor, dtype: torch.dtype) -> Tensor:
+    """`left · right` in `dtype`, added to `total` in place where there is one."""
+    if total is None:
+        return (left @ right).to(dtype)
+    if left.dtype == dtype:
+        return total.addmm_(left, right)
+    return total.add_(left @ right)
 
 
 def _loss_dtype(x: Tensor) -> torch.dtype:

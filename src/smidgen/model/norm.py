@@ -7,6 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from smidgen import config
+from smidgen.kernels import lean
 
 _ZERO = torch.zeros(())
 
@@ -30,6 +31,8 @@ class RMSNorm(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         if _is_one_token(x):
             return self._of_one_token(x)
+        if lean.is_worthwhile(x, self.weight):
+            return lean.RMSNorm.apply(x, self.gain(), self.eps)
         x_float = x.float()
         normalized = x_float * torch.rsqrt(x_float.square().mean(-1, keepdim=True) + self.eps)
         return (normalized * self.gain()).to(x.dtype)

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from smidgen import config
+from smidgen.kernels import lean
 
 
 class Rotation(NamedTuple):
@@ -65,6 +66,8 @@ def token_rotation(position: int, frequencies: Tensor) -> Rotation:
 
 def rotate_halves(x: Tensor, by: Rotation) -> Tensor:
     """Rotate [B, H, T, d] where dimension i pairs with i + d/2 (Llama's layout); float32 inside."""
+    if lean.is_worthwhile(x, *by):
+        return lean.RotateHalves.apply(x, *by)
     first, second = x.chunk(2, dim=-1)
     if by.doubled is not None:
         cos, sin = by.doubled

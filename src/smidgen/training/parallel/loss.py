@@ -10,7 +10,9 @@ import torch.distributed as dist
 from torch import Tensor
 
 from smidgen.kernels.cross_entropy import IGNORED
-from smidgen.model.loss import LOGITS_IN_MEMORY
+
+LOGITS_IN_MEMORY = 2**24
+"""A rank's logits computed at once: 64 MiB in float32, and as much again for their gradient."""
 
 
 @dataclass(frozen=True, slots=True)
