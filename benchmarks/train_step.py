@@ -1,11 +1,11 @@
 """A training step of Smidgen beside transformers': same shapes, same batch, same optimiser, same run.
 
-    python benchmarks/train_step.py --compile --bf16-peer --rounds 3 --steps 1 --json benchmarks/results/train_step.json
+    python benchmarks/train_step.py --compile --bf16-peer --rounds 3 --steps 1 --json FILE
     python benchmarks/train_step.py --cases elite-112m --compile --profile
 
 A step is forward, backward, clipping and AdamW in bf16 (transformers under autocast, as its trainer does on a CPU), or
 in float32 on a processor without bf16 products, where both are several times slower in bf16 (`--precision` decides).
-`--bf16-peer` puts transformers' bf16 autocast beside Smidgen's float32 there, once: what its trainer's `bf16=True` costs.
+`--bf16-peer` puts transformers in bf16 autocast beside Smidgen in float32 there, once: what `bf16=True` costs its users.
 The two take turns in a process each, so that neither's memory is in the other's way; a figure is the median of rounds.
 Both keep freed memory, as Smidgen's training loop does (smidgen/training/memory.py); transformers by itself does not.
 """
@@ -152,14 +152,12 @@ def work(shape: Shape, name: str, precision: str, *, compiled: bool) -> None:
 
 
 def measure(
-    case: str, precision: str, *, compiled: bool, rounds: int, steps: int, threads: int, peer_precision: str | None = None
+    case: str, precision: str, *, compiled: bool, rounds: int, steps: int, threads: int, peer: str | None = None
 ) -> dict[str, tuple[float, float]]:
     """Median tokens a second and peak memory, MiB, of each, in turns."""
     shape = SHAPES[case]
-    precisions = {"ours": precision, "transformers": peer_precision or precision}
-    workers = {
-        name: Worker(case, name, used, compiled=compiled, threads=threads) for name, used in precisions.items()
-    }
+    precisions = {"ours": precision, "transformers": peer or precision}
+    workers = {name: Worker(case, name, used, compiled=compiled, threads=threads) for name, used in precisions.items()}
     answers: dict[str, list[dict[str, float]]] = {name: [] for name in workers}
     for _ in range(rounds):
         for name, worker in workers.items():
@@ -193,7 +191,7 @@ def main() -> None:
     parser.add_argument("--cases", nargs="+", default=[name for name in SHAPES if name != "tiny"], choices=SHAPES)
     parser.add_argument("--compile", action="store_true", help="measure compiled beside compiled too")
     parser.add_argument(
-        "--bf16-peer", action="store_true", help="where fp32 is measured: also the first case beside bf16 autocast, eager"
+        "--bf16-peer", action="store_true", help="in fp32: also the first case beside bf16 autocast, eager"
     )
     parser.add_argument("--profile", action="store_true", help="show where the time of Smidgen's step goes")
     parser.add_argument("--rounds", type=int, default=5)
@@ -230,9 +228,7 @@ def main() -> None:
                 results.append(report.result(case, f"share of {precision} peak, {mode}", "1", ours * flops / peak))
     if args.bf16_peer and precision == "fp32":
         case = args.cases[0]
-        measured = measure(
-            case, precision, compiled=False, rounds=1, steps=1, threads=args.threads, peer_precision="bf16"
-        )
+        measured = measure(case, precision, compiled=False, rounds=1, steps=1, threads=args.threads, peer="bf16")
         ours, theirs = measured["ours"][0], measured["transformers"][0]
         print(f"{case:20} fp32      {ours:8,.0f} tok/s, transformers bf16 {theirs:8,.0f}: {ours / theirs:.2f}×")
         peer = "transformers, bf16 autocast (emulated by this processor), eager, one round"

@@ -77,9 +77,9 @@ def test_full_keeps_one_tensor_a_layer(randomized_decoder: Any) -> None:
 def test_evaluation_and_generation_do_not_go_through_it(randomized_decoder: Any) -> None:
     model = randomized_decoder("elite-tiny", SMALL)
     ids = torch.arange(12)[None]
-    plain = model(ids)
-    model.set_activation_checkpointing("full")
     with torch.no_grad():
+        plain = model(ids)
+        model.set_activation_checkpointing("full")
         assert torch.equal(model(ids), plain)
         cache = model.new_cache(1)
         torch.testing.assert_close(model(ids, cache=cache), plain)

@@ -10,7 +10,7 @@ from torch import Tensor
 from smidgen.kernels.cross_entropy import IGNORED, loss_and_gradient, runs_in_place
 
 LOGITS_IN_MEMORY = 2**26
-"""Logits computed at once, 256 MiB in float32: their gradient takes their place, so they are the only ones there are."""
+"""Logits computed at once, 256 MiB in float32; their gradient takes their place."""
 LOGITS_ON_GPU = 2**29
 """The same on a GPU: 1 GiB in bf16, enough rows for products at full speed."""
 
