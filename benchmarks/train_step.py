@@ -5,7 +5,7 @@
 
 A step is forward, backward, clipping and AdamW in bf16 (transformers under autocast, as its trainer does on a CPU), or
 in float32 on a processor without bf16 products, where both are several times slower in bf16 (`--precision` decides).
-`--bf16-peer` puts transformers in bf16 autocast beside Smidgen in float32 there, once: what `bf16=True` costs its users.
+`--bf16-peer` puts transformers in bf16 autocast beside Smidgen in float32 there: what `bf16=True` costs its users.
 The two take turns in a process each, so that neither's memory is in the other's way; a figure is the median of rounds.
 Both keep freed memory, as Smidgen's training loop does (smidgen/training/memory.py); transformers by itself does not.
 """
