@@ -66,8 +66,8 @@ def token_rotation(position: int, frequencies: Tensor) -> Rotation:
 
 def rotate_halves(x: Tensor, by: Rotation) -> Tensor:
     """Rotate [B, H, T, d] where dimension i pairs with i + d/2 (Llama's layout); float32 inside."""
-    if lean.is_worthwhile(x, *by):
-        return lean.RotateHalves.apply(x, *by)
+    if lean.is_worthwhile(x, by.cos, by.sin):
+        return lean.RotateHalves.apply(x, by.cos, by.sin)
     first, second = x.chunk(2, dim=-1)
     if by.doubled is not None:
         cos, sin = by.doubled
