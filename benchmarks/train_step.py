@@ -60,8 +60,7 @@ def our_step(config: Config, precision: str, *, compiled: bool) -> Step:
     optimizer = make_optimizer(model, config.training.optimizer)
     set_rates(optimizer, 1e-4, 0.1)
     if compiled:
-        for layer in model.layers:
-            layer.compile_training()
+        model.compile_training()
     objective = LanguageModeling()
 
     def step(tokens: Tensor) -> float:
