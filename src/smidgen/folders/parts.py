@@ -101,7 +101,7 @@ def _write_block(descriptor: int, begin: int, shape: list[int], offsets: tuple[i
 
 
 def _write_all(descriptor: int, values: Tensor, position: int) -> None:
-    content = memoryview(values.contiguous().reshape(-1).view(torch.uint8).numpy())
+    content = memoryview(values.contiguous().reshape(-1).view(torch.uint8).numpy().data)
     while content:
         written = os.pwrite(descriptor, content, position)
         content, position = content[written:], position + written

@@ -53,7 +53,7 @@ def own_parts(tensors: Mapping[str, Tensor], ranks: Ranks) -> Parts:
 def read_parts(path: Path, parameter_of: Callable[[str], Tensor | None]) -> dict[str, Tensor]:
     """The tensors of a safetensors file, each divided as `parameter_of(name)` is, of which only this rank's part is
     read. Those without dimensions, without a parameter or of a whole one are read whole, to the CPU."""
-    tensors = {}
+    tensors: dict[str, Tensor] = {}
     with safe_open(path, framework="pt") as file:
         for name in file.keys():  # noqa: SIM118 (it is no dict)
             parameter = parameter_of(name)
