@@ -23,6 +23,7 @@ const char* Model::forward(int count, const int32_t* ids, const int32_t* slots, 
     if (!out && num_wanted_ > logit_rows_) return "too many rows of logits for one pass";
     count_ = count, ids_ = ids, slots_ = slots;
     plan_tasks();
+    if (count == 1) find_angles(0);
     for (int i = 0; i < c_.num_layers; i++) next_task_[size_t(i)].store(0, std::memory_order_relaxed);
     wanted_first_ = 0;
     wanted_count_ = out ? 0 : num_wanted_;

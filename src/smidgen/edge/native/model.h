@@ -55,9 +55,9 @@ public:
 private:
     static void work(void* self, int thread) { static_cast<Model*>(self)->pass(thread); }
     void pass(int thread);
-    void attention(int thread, Layer&, Inputs&);
     void attend(int thread, const Layer&, const Task&);
     void write_cache(int token, int head, Layer&);
+    void find_angles(int token);
     void rotate(float* x, int token, int table) const;
     void head_pass(int thread);
     void prepare(Inputs&, int first, int last, int n, std::initializer_list<const Matrix*> consumers,
@@ -99,7 +99,6 @@ private:
     std::vector<int32_t> new_lengths_, written_;
     std::vector<Task> tasks_;
     std::unique_ptr<std::atomic<int>[]> next_task_;
-    int layer_index_ = 0;
     float *residual_ = nullptr, *qkv_ = nullptr, *latent_ = nullptr, *attended_ = nullptr, *out_ = nullptr;
     float *gate_ = nullptr, *up_ = nullptr, *cosines_[2] = {}, *sines_[2] = {}, *logits_ = nullptr;
     int wanted_first_ = 0, wanted_count_ = 0;

@@ -21,6 +21,15 @@ void Model::plan_tasks() {
     }
 }
 
+void Model::find_angles(int token) {
+    for (int table = 0; table < 2; table++)
+        for (size_t i = 0; i < frequencies_[table].size(); i++) {
+            const float angle = float(positions_[size_t(token)]) * frequencies_[table][i];
+            cosines_[table][int64_t(token) * c_.num_frequencies + int64_t(i)] = std::cos(angle);
+            sines_[table][int64_t(token) * c_.num_frequencies + int64_t(i)] = std::sin(angle);
+        }
+}
+
 void Model::rotate(float* x, int token, int table) const {
     const float* cosine = cosines_[table] + int64_t(token) * c_.num_frequencies;
     const float* sine = sines_[table] + int64_t(token) * c_.num_frequencies;

@@ -129,13 +129,7 @@ void Model::pass(int thread) {
         read_row(embedding_, ids_[row], x);
         const bool rounded = embedding_.format == FMT_BF16 && embedding_.weight.dtype == DT_F32;
         for (int i = 0; i < hidden; i++) x[i] = (rounded ? bf16_to_float(float_to_bf16(x[i])) : x[i]) * c_.embedding_scale;
-        if (single && thread) continue;
-        for (int table = 0; table < 2; table++)
-            for (size_t i = 0; i < frequencies_[table].size(); i++) {
-                const float angle = float(positions_[size_t(row)]) * frequencies_[table][i];
-                cosines_[table][int64_t(row) * c_.num_frequencies + int64_t(i)] = std::cos(angle);
-                sines_[table][int64_t(row) * c_.num_frequencies + int64_t(i)] = std::sin(angle);
-            }
+        if (!single) find_angles(row);  // all threads rotate by those of a single token: they stand before a pass begins
     }
     auto norm_rows = [&](const float* x, int64_t stride, const float* gain, int n) {
         for (int row = first; row < last; row++) {
