@@ -16,7 +16,7 @@ from safetensors.torch import load_file, save_file
 import smidgen
 import smidgen.edge
 from smidgen.config import Quantization
-from smidgen.edge.library import instruction_sets
+from smidgen.edge.library import EdgeError, instruction_sets
 from smidgen.kernels.ternary import fake_int8
 from smidgen.quantization import quantize
 from smidgen.runtime.errors import ModelFolderError
@@ -157,7 +157,7 @@ def test_ternary_weights_in_base_3_are_smaller_and_the_same(quantized: Callable[
     bits, base3 = (engine(folder, ternary=packing) for packing in ("2bit", "base3"))
     np.testing.assert_array_equal(bits.forward(IDS), base3.forward(IDS))
     assert base3.weight_bytes < bits.weight_bytes
-    with pytest.raises(smidgen.edge.EdgeError, match="ternary = '3bit': use one of auto, 2bit, base3"):
+    with pytest.raises(EdgeError, match="ternary = '3bit': use one of auto, 2bit, base3"):
         engine(folder, ternary="3bit")
 
 
