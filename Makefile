@@ -65,9 +65,10 @@ $(VENVS)/genai/.installed: Makefile
 	@touch $@
 
 test-interop: $(INSTALLED) $(VENVS)/llama.cpp/.installed $(VENVS)/transformers-4/.installed $(VENVS)/genai/.installed
+	rm -f benchmarks/results/formats.json
 	SMIDGEN_LLAMA_CPP=$(VENVS)/llama.cpp/bin/python SMIDGEN_TRANSFORMERS_4=$(VENVS)/transformers-4/bin/python \
 	SMIDGEN_GENAI=$(VENVS)/genai/bin/python \
-	SMIDGEN_INTEROP_RESULTS=benchmarks/results $(PYTEST) -m interop tests/interop
+	SMIDGEN_INTEROP_RESULTS=benchmarks/results $(PYTEST) -m interop tests/interop --numprocesses 2 --dist loadgroup
 
 torture: $(INSTALLED)
 	HYPOTHESIS_PROFILE=explore $(PYTEST) -m "torture or hypothesis" $(PYTEST_ARGS)

@@ -11,7 +11,7 @@ import os
 import random
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from itertools import islice
 from pathlib import Path
@@ -26,6 +26,9 @@ from smidgen.config import load_config
 from smidgen.data.storyworld import generate
 from smidgen.model import Decoder
 from smidgen.tokenization import BaseTokenizer, train_tokenizer
+
+sys.path.insert(0, str(Path(__file__).parent))
+from results import Cell, write_table
 
 HERE = Path(__file__).parent
 SENTENCES = [
@@ -52,52 +55,57 @@ FAMILIES: dict[str, tuple[str, str, dict[str, Any]]] = {
 }
 
 
-@dataclass
-class Cell:
-    """One family in one format."""
-
-    family: str
-    format: str
-    program: str
-    logits_difference: float | None
-    """Relative Frobenius norm, against the model in float32; None where the program shows no logits."""
-    token_agreement: float
-    """Share of strings with the same ids."""
-    continuations: str
-    """Greedy continuations that are the same, end included."""
-
-
 class Table:
-    """The results of a session."""
+    """Where a test puts what it found, for `benchmarks/results/formats.*`; that of a test that fails is left out."""
 
-    def __init__(self) -> None:
-        self.cells: list[Cell] = []
+    def __init__(self, item: pytest.Item) -> None:
+        self._item = item
 
-    def add(self, *cell: Any) -> None:
-        self.cells.append(Cell(*cell))
+    def add(
+        self,
+        family: str,
+        format: str,
+        program: str,
+        logits_difference: float | None,
+        token_agreement: float | None,
+        continuations: str,
+    ) -> None:
+        """logits_difference: relative Frobenius norm, against the model in float32, None where the program shows none;
+        token_agreement: share of strings with the same ids, None where the program takes ids; continuations: greedy
+        ones that are the same, end included, of how many."""
+        cell = Cell(family, format, program, None, logits_difference, token_agreement, continuations)
+        self._item.user_properties.append(("cell", asdict(cell)))
 
-    def write(self, folder: Path) -> None:
-        cells = [asdict(cell) for cell in self.cells]
-        (folder / "formats.json").write_text(json.dumps(cells, indent=1) + "\n", encoding="utf-8")
-        lines = [
-            "| family | format | program | logits' difference | same ids | same continuations |",
-            "|---|---|---|---|---|---|",
-        ]
-        lines += [
-            f"| {c.family} | {c.format} | {c.program} "
-            f"| {'' if c.logits_difference is None else f'{c.logits_difference:.1e}'} | {c.token_agreement:.2%} "
-            f"| {c.continuations} |"
-            for c in self.cells
-        ]
-        (folder / "formats.md").write_text("\n".join([*lines, ""]), encoding="utf-8")
+    def refused(self, family: str, format: str, program: str, reason: object) -> None:
+        """A format that this family is not written in."""
+        self._item.user_properties.append(("cell", asdict(Cell(family, format, program, str(reason)))))
 
 
-@pytest.fixture(scope="session")
-def table() -> Iterator[Table]:
-    result = Table()
-    yield result
-    if result.cells and os.environ.get("SMIDGEN_INTEROP_RESULTS"):
-        result.write(Path(os.environ["SMIDGEN_INTEROP_RESULTS"]))
+@pytest.fixture
+def table(request: pytest.FixtureRequest) -> Table:
+    return Table(request.node)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """With --dist loadgroup the tests of a family share a process, and so its model is trained once."""
+    for item in items:
+        family = item.callspec.params.get("family") if hasattr(item, "callspec") else None
+        if family is not None:
+            item.add_marker(pytest.mark.xdist_group(family))
+
+
+_cells: list[Cell] = []
+
+
+def pytest_runtest_logreport(report: pytest.TestReport) -> None:
+    if report.when == "call" and report.passed:
+        _cells.extend(Cell(**value) for name, value in report.user_properties if name == "cell")
+
+
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    folder = os.environ.get("SMIDGEN_INTEROP_RESULTS")
+    if _cells and folder and not hasattr(session.config, "workerinput"):
+        write_table(_cells, Path(folder))
 
 
 @dataclass

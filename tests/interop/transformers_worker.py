@@ -1,6 +1,7 @@
-"""Run by the Python of an environment with some version of transformers: what it makes of a model folder, as JSON.
+"""Run by the Python of an environment with some version of transformers: what it makes of model folders, as JSON.
 
-Standard input: {"model", "texts", "ids", "prompts", "max_new_tokens"}. It knows nothing of Smidgen.
+Standard input: {"models", "texts", "ids", "prompts", "max_new_tokens"}; the texts are for the first of the models. It
+knows nothing of Smidgen.
 """
 
 import json
@@ -15,26 +16,31 @@ import transformers
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 
+@torch.no_grad()
+def ask(model, request):
+    logits = [model(torch.tensor([ids])).logits[0].float().tolist() for ids in request["ids"]]
+    continuations = []
+    for ids in request["prompts"]:
+        inputs = torch.tensor([ids])
+        output = model.generate(
+            inputs,
+            attention_mask=torch.ones_like(inputs),
+            max_new_tokens=request["max_new_tokens"],
+            do_sample=False,
+        )
+        continuations.append(output[0, len(ids) :].tolist())
+    return {"dtype": str(model.dtype), "logits": logits, "continuations": continuations}
+
+
 def main() -> None:
     request = json.load(sys.stdin)
     torch.set_num_threads(1)
-    model = AutoModelForCausalLM.from_pretrained(request["model"], trust_remote_code=True, dtype="auto").eval()
-    tokenizer = AutoTokenizer.from_pretrained(request["model"])
-    answer = {"version": transformers.__version__, "dtype": str(model.dtype), "logits": [], "continuations": []}
+    tokenizer = AutoTokenizer.from_pretrained(request["models"][0])
+    answer = {"version": transformers.__version__, "template": tokenizer.chat_template, "models": []}
     answer["tokens"] = [tokenizer(text, add_special_tokens=False).input_ids for text in request["texts"]]
-    answer["template"] = tokenizer.chat_template
-    with torch.no_grad():
-        for ids in request["ids"]:
-            answer["logits"].append(model(torch.tensor([ids])).logits[0].float().tolist())
-        for ids in request["prompts"]:
-            inputs = torch.tensor([ids])
-            output = model.generate(
-                inputs,
-                attention_mask=torch.ones_like(inputs),
-                max_new_tokens=request["max_new_tokens"],
-                do_sample=False,
-            )
-            answer["continuations"].append(output[0, len(ids) :].tolist())
+    for folder in request["models"]:
+        model = AutoModelForCausalLM.from_pretrained(folder, trust_remote_code=True, dtype="auto").eval()
+        answer["models"].append(ask(model, request))
     json.dump(answer, sys.stdout)
 
 

@@ -55,16 +55,14 @@ def run(args: argparse.Namespace) -> int:
 def _gguf(args: argparse.Namespace) -> dict[str, Any]:
     from pathlib import Path
 
-    from smidgen.folders import load, load_tokenizer, resolve
-    from smidgen.folders.end_tokens import end_tokens
     from smidgen.interchange.gguf.export import export_gguf
+    from smidgen.interchange.source import open_source
 
-    source = resolve(args.model)
-    tokenizer = None if args.no_tokenizer else load_tokenizer(args.model)
-    ends = () if tokenizer is None or source.folder is None else end_tokens(source.folder, tokenizer)
+    source = open_source(args.model, needs_tokenizer=not args.no_tokenizer)
+    tokenizer = None if args.no_tokenizer else source.tokenizer
     kind = args.type or "f16"
     name = Path(args.model).resolve().name
-    report = export_gguf(load(args.model), args.out, tokenizer, kind, name=name, end_ids=ends)
+    report = export_gguf(source.model, args.out, tokenizer, kind, name=name, end_ids=source.end_ids)
     types = ", ".join(f"{count} {name}" for name, count in report.types.items())
     return {
         "format": "gguf",
@@ -100,14 +98,11 @@ def _hugging_face(args: argparse.Namespace) -> dict[str, Any]:
 
 
 def _onnx(args: argparse.Namespace) -> dict[str, Any]:
-    from smidgen.folders import load, load_tokenizer, resolve
-    from smidgen.folders.end_tokens import end_tokens
     from smidgen.interchange.onnx.export import export_onnx
+    from smidgen.interchange.source import open_source
 
-    source = resolve(args.model)
-    tokenizer = load_tokenizer(args.model)
-    ends = () if source.folder is None else end_tokens(source.folder, tokenizer)
-    written = export_onnx(load(args.model), args.out, tokenizer, args.precisions or ["fp32"], ends)
+    source = open_source(args.model)
+    written = export_onnx(source.model, args.out, source.tokenizer, args.precisions or ["fp32"], source.end_ids)
     lines = [
         f"{v.path}: {v.precision}, {format_bytes(v.size)}; beside the model in onnxruntime: logits within "
         f"{v.agreement.logits_difference:.1e} of the largest, {v.agreement.token_agreement:.0%} of the likeliest tokens"

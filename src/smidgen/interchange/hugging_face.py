@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 
-from smidgen.folders import load, load_tokenizer, resolve, save
+from smidgen.folders import resolve, save
+from smidgen.folders.adapter import is_adapter_folder
 from smidgen.folders.architectures import architecture_of, read_json
 from smidgen.folders.atomic import publish_folder
 from smidgen.folders.end_tokens import end_tokens
@@ -19,8 +18,8 @@ from smidgen.folders.model_folder import CONFIG, GENERATION_CONFIG, read_model_c
 from smidgen.folders.weights import WEIGHTS
 from smidgen.interchange.measurements import measurements_of
 from smidgen.interchange.model_card import model_card
-from smidgen.runtime.errors import InterchangeError, MissingDependencyError, TokenizerError
-from smidgen.runtime.protocols import Tokenizer
+from smidgen.interchange.source import load_merged, optional_tokenizer, update_json, write_ends
+from smidgen.runtime.errors import InterchangeError, MissingDependencyError
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 """As the command line spells them."""
@@ -43,8 +42,9 @@ class HuggingFaceReport:
 def export_hugging_face(model: str | Path, out: str | Path, dtype: str = "bf16") -> HuggingFaceReport:
     """Write the model that MODEL names to the folder `out`, which appears whole or not at all.
 
-    dtype: one of DTYPES; the tensors of a quantised folder stay as they are. Raises InterchangeError for float16 where
-    activations overflow it, and for a folder that holds something else.
+    dtype: one of DTYPES; the tensors of a quantised folder stay as they are. An adapter is put into its base. Raises
+    InterchangeError for float16 where activations overflow it, for an adapter that cannot be merged exactly, and for a
+    folder that holds something else.
     """
     if dtype not in DTYPES:
         raise InterchangeError(f"dtype {dtype}: unknown; use one of {', '.join(DTYPES)}")
@@ -52,26 +52,26 @@ def export_hugging_face(model: str | Path, out: str | Path, dtype: str = "bf16")
     if target.is_file() or (target.is_dir() and any(target.iterdir()) and not (target / CONFIG).is_file()):
         raise InterchangeError(f"{out}: holds something else than a model; choose another folder")
     source = resolve(model).folder
-    tokenizer = None if source is None else _tokenizer(model)
+    tokenizer = optional_tokenizer(model)
+    is_quantized = source is not None and not is_adapter_folder(source) and _is_quantized(source)
+    decoder = None if is_quantized else load_merged(model)
+    if decoder is not None and decoder.config.scale_embeddings and dtype == "fp16":
+        raise InterchangeError("dtype fp16: embeddings scaled by the root of the width overflow it; use bf16 or fp32")
     target.parent.mkdir(parents=True, exist_ok=True)
     staged = target.with_name(f".exporting-{target.name}-{os.getpid()}")
     shutil.rmtree(staged, ignore_errors=True)
     try:
-        if source is not None and _is_quantized(source):
+        if decoder is None:
+            assert source is not None
             shutil.copytree(source, staged)
             dtype = "quantized"
         else:
-            decoder = load(model)
-            if dtype == "fp16" and decoder.config.scale_embeddings:
-                raise InterchangeError(
-                    "dtype fp16: embeddings scaled by the root of the width overflow it; use bf16 or fp32"
-                )
             save(decoder, staged, tokenizer)
             _cast(staged, dtype)
         if source is not None and (source / GENERATION_CONFIG).is_file():
             shutil.copy2(source / GENERATION_CONFIG, staged / GENERATION_CONFIG)
         if source is not None and tokenizer is not None:
-            _write_ends(staged, end_tokens(source, tokenizer), tokenizer)
+            write_ends(staged, end_tokens(source, tokenizer), tokenizer)
         config = read_model_config(staged)
         parameters = _count(staged, dtype)
         class_name = str(read_json(staged / CONFIG).get("architectures", ["?"])[0])
@@ -118,15 +118,6 @@ def push_to_hub(folder: str | Path, repository: str, private: bool = False) -> s
     return str(address)
 
 
-def _tokenizer(model: str | Path) -> Tokenizer | None:
-    try:
-        return load_tokenizer(model)
-    except TokenizerError as error:
-        if "no tokenizer here" in str(error):
-            return None
-        raise
-
-
 def _is_quantized(folder: Path) -> bool:
     quantization = read_json(folder / CONFIG).get("quantization_config")
     return isinstance(quantization, dict) and quantization.get("quantization_mode") != "online"
@@ -144,21 +135,7 @@ def _cast(folder: Path, dtype: str) -> None:
         save_file(tensors, folder / WEIGHTS, metadata={"format": "pt"})
     name = str(kind).removeprefix("torch.")
     # transformers before 4.56 asks for torch_dtype.
-    _update(folder / CONFIG, {"dtype": name, "torch_dtype": name})
-
-
-def _write_ends(folder: Path, ends: tuple[int, ...], tokenizer: Tokenizer) -> None:
-    values: dict[str, Any] = {}
-    if ends:
-        values["eos_token_id"] = list(ends) if len(ends) > 1 else ends[0]
-    if tokenizer.bos_id is not None:
-        values["bos_token_id"] = tokenizer.bos_id
-    _update(folder / GENERATION_CONFIG, values)
-
-
-def _update(path: Path, values: dict[str, Any]) -> None:
-    content = {**(read_json(path) if path.is_file() else {}), **values}
-    path.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    update_json(folder / CONFIG, {"dtype": name, "torch_dtype": name})
 
 
 def _count(folder: Path, dtype: str) -> int:

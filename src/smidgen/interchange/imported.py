@@ -16,3 +16,5 @@ class Imported:
     tokenizer: Tokenizer | None
     kind: str
     """What the source was, for people."""
+    end_ids: tuple[int, ...] = ()
+    """Tokens that end an answer beside the tokenizer's own."""

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import dataclasses
+import shutil
 from pathlib import Path
 
-from smidgen.folders import load_folder, load_tokenizer, save
+from smidgen.folders import load_folder, save
+from smidgen.folders.end_tokens import end_tokens
+from smidgen.folders.model_folder import GENERATION_CONFIG
 from smidgen.interchange.checkpoints.importing import Hints, import_checkpoint
 from smidgen.interchange.gguf.importing import import_gguf
 from smidgen.interchange.imported import Imported
-from smidgen.runtime.errors import InterchangeError, TokenizerError
+from smidgen.interchange.source import optional_tokenizer, write_ends
+from smidgen.runtime.errors import InterchangeError
 from smidgen.runtime.protocols import Tokenizer
 from smidgen.tokenization import load_tokenizer as load_tokenizer_files
 
@@ -24,18 +28,18 @@ def read_model(source: str | Path, tokenizer: str | Path | None = None, hints: H
     """
     path = Path(source)
     if path.is_dir():
-        try:
-            own = load_tokenizer(path)
-        except TokenizerError:
-            own = None
-        found = Imported(load_folder(path), own, "Hugging Face folder")
+        own = optional_tokenizer(path)
+        ends = () if own is None else end_tokens(path, own)
+        found = Imported(load_folder(path), own, "Hugging Face folder", ends)
     elif not path.is_file():
         raise InterchangeError(f"{path}: no such file or folder; name a GGUF file, a .pt checkpoint or a folder")
     elif path.suffix.lower() in _TORCH:
         found = dataclasses.replace(import_checkpoint(path, hints), tokenizer=_tokenizer_beside(path))
     else:
         found = import_gguf(path)
-    return found if tokenizer is None else dataclasses.replace(found, tokenizer=load_tokenizer_files(tokenizer))
+    if tokenizer is None:
+        return found
+    return dataclasses.replace(found, tokenizer=load_tokenizer_files(tokenizer), end_ids=())
 
 
 def import_model(
@@ -44,6 +48,12 @@ def import_model(
     """Write what `read_model` reads as a model folder, which appears whole or not at all."""
     found = read_model(source, tokenizer, hints)
     save(found.model, out, found.tokenizer)
+    settings = Path(source) / GENERATION_CONFIG
+    if settings.is_file() and tokenizer is None:
+        shutil.copyfile(settings, Path(out) / GENERATION_CONFIG)
+    if found.end_ids and found.tokenizer is not None:
+        own = [] if found.tokenizer.eos_id is None else [found.tokenizer.eos_id]
+        write_ends(Path(out), tuple(dict.fromkeys([*own, *found.end_ids])), found.tokenizer)
     return found
 
 

@@ -54,7 +54,11 @@ def load_training_config(
     if base is not None and base != recorded:
         if "model" in given:
             raise ConfigError(f"model: tuning.base = {base} decides this section; leave it out")
-        tree["model"] = _tuned_config(model_config(base), tree["tuning"]).model_dump(mode="json")
+        found = model_config(base)
+        if not tree["tuning"].get("lora"):
+            # Before any data is prepared for it.
+            refuse_training(found, f"tuning.base = {base}")
+        tree["model"] = _tuned_config(found, tree["tuning"]).model_dump(mode="json")
     return validate(Config, tree)
 
 

@@ -36,7 +36,9 @@ def import_gguf(path: Path) -> Imported:
         with torch.no_grad():
             for entry in entries:
                 parameters[entry.ours].copy_(_read(entry, file))
-        return Imported(decoder.eval(), tokenizer_of(file), f"GGUF {architecture.name}")
+        turn = file.values.get("tokenizer.ggml.eot_token_id")
+        ends = (turn,) if isinstance(turn, int) and 0 <= turn < config.vocab_size else ()
+        return Imported(decoder.eval(), tokenizer_of(file), f"GGUF {architecture.name}", ends)
 
 
 def read_config(file: GgufFile) -> tuple[GgufArchitecture, ModelConfig]:

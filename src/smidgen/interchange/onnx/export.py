@@ -17,10 +17,13 @@ from smidgen.config import GroupedQueryAttention, ModelConfig
 from smidgen.folders import save
 from smidgen.folders.architectures import architecture_of
 from smidgen.folders.atomic import publish_folder
+from smidgen.folders.model_folder import CONFIG, SECTION
+from smidgen.folders.weights import WEIGHTS
 from smidgen.interchange.onnx import variants
 from smidgen.interchange.onnx.graph import Graph, names, write_graph
 from smidgen.interchange.onnx.session import Agreement, compare
 from smidgen.interchange.onnx.variants import FILES, PRECISIONS, Precision
+from smidgen.interchange.source import update_json, write_ends
 from smidgen.model import Decoder
 from smidgen.runtime.errors import ModelFolderError
 from smidgen.runtime.protocols import Tokenizer
@@ -59,7 +62,11 @@ def export_onnx(
     shutil.rmtree(staged, ignore_errors=True)
     try:
         save(model, staged, tokenizer)
-        (staged / "model.safetensors").unlink()
+        for name in (WEIGHTS, SECTION):
+            (staged / name).unlink()
+        # The graphs hold weights of their own; what would be said of a file's is wrong of them.
+        update_json(staged / CONFIG, {"quantization_config": None})
+        write_ends(staged, end_ids, tokenizer)
         graphs = staged / "onnx"
         graphs.mkdir()
         written = [_write(model, graphs, precision) for precision in wanted]
