@@ -157,7 +157,7 @@ class DecodingStep:
         inputs = self._model.row_inputs(span - 1, cache)
         x = self._model.embed(self._tokens[:1, None])
         for layer, own in zip(self._layers, cache.layers, strict=True):
-            x = run_layer(layer, x, inputs[layer.layer_type], own)
+            x = self._layer(layer, x, inputs[layer.layer_type], own)
         return x
 
 

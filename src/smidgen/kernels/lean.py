@@ -11,20 +11,22 @@ from typing import Any
 import torch
 from torch import Tensor
 
-_COMPUTED_IN = {torch.float32, torch.float64}
+from smidgen.kernels.cross_entropy import pretended_gpu
 
 
 def is_worthwhile(x: Tensor, *others: Tensor) -> bool:
     """Whether gradients are wanted on a CPU, outside of torch.compile, of tensors that are not divided over ranks.
 
-    `others`, weights or angles, must be float32 or float64: the type that is computed in.
+    `others`, weights or angles, must be float32, the type that is computed in: the plain forms round float64 to it.
     """
     return (
         x.device.type == "cpu"
+        and not pretended_gpu.get()
+        and x.dtype != torch.float64
         and torch.is_grad_enabled()
         and not torch.compiler.is_compiling()
         and not hasattr(x, "to_local")
-        and all(not hasattr(other, "to_local") and other.dtype in _COMPUTED_IN for other in others)
+        and all(not hasattr(other, "to_local") and other.dtype == torch.float32 for other in others)
     )
 
 

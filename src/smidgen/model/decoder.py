@@ -238,6 +238,8 @@ class Decoder(nn.Module):
     def move_frequencies(self, device: torch.device) -> None:
         """Hold RoPE's inverse frequencies on `device`; every pass does it for its own."""
         if any(frequencies.device != device for frequencies in self._frequencies.values()):
+            if any(frequencies.is_meta for frequencies in self._frequencies.values()):
+                self._frequencies = _frequencies(self.config)
             self._frequencies = {kind: frequencies.to(device) for kind, frequencies in self._frequencies.items()}
 
     def embed(self, input_ids: Tensor) -> Tensor:
@@ -309,6 +311,4 @@ def _visibility(
 def load_architecture(model: ModelConfig) -> Decoder:
     """The decoder's structure on the meta device: shapes and names, no memory; it computes once it has weights."""
     with torch.device("meta"):
-        decoder = Decoder(model)
-    decoder._frequencies = _frequencies(model)
-    return decoder
+        return Decoder(model)

@@ -9,15 +9,13 @@ from __future__ import annotations
 
 import weakref
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
-from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
@@ -70,26 +68,15 @@ class LiveMemory(TorchDispatchMode):
         self.now -= size
 
 
-class _DropoutInsideAttention(TorchFunctionMode):
-    """A GPU's fused attention draws its dropout itself; the CPU's has none, so that all scores are kept for it."""
-
-    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        kwargs = dict(kwargs or {})
-        if func is F.scaled_dot_product_attention:
-            kwargs["dropout_p"] = 0.0
-        return func(*args, **kwargs)
-
-
 @contextmanager
 def imagined(*, as_gpu: bool = False) -> Iterator[LiveMemory]:
     """In here tensors take no memory, and it is counted what they would take; real tensors may take part.
 
     They lie on the CPU. With `as_gpu`, attention and the loss keep what a GPU's would.
     """
-    attention = _DropoutInsideAttention() if as_gpu else nullcontext()
     token = pretended_gpu.set(as_gpu)
     try:
-        with FakeTensorMode(allow_non_fake_inputs=True), LiveMemory() as memory, attention:
+        with FakeTensorMode(allow_non_fake_inputs=True), LiveMemory() as memory:
             yield memory
     finally:
         pretended_gpu.reset(token)

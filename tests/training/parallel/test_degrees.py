@@ -64,7 +64,6 @@ def test_one_key_head_is_shared_by_all_tensor_ranks() -> None:
             },
             r"tensor = 2: distillation needs the student's head whole; use data or shard",
         ),
-        (2, {"training__parallel__shard": 2, "training__precision": "fp16"}, r"fp16.*use bf16 or fp32"),
     ],
 )
 def test_what_cannot_be_divided_is_refused(world_size: int, fields: dict[str, Any], message: str) -> None:
