@@ -20,11 +20,16 @@ pretended_gpu: ContextVar[bool] = ContextVar("pretended_gpu", default=False)
 """Set where memory is predicted for a GPU on tensors that have none."""
 
 
+def imagines_gpu() -> bool:
+    """Whether `pretended_gpu` is set, where no compiler is at work: it cannot follow one."""
+    return not torch.compiler.is_compiling() and pretended_gpu.get()
+
+
 def runs_in_place(logits: Tensor) -> bool:
     """Whether a kernel of one pass computes `loss_and_gradient` for logits of this device and type."""
     if not _HAS_TRITON or logits.dtype == torch.float64:
         return False
-    return pretended_gpu.get() or (logits.is_cuda and torch.version.hip is None)
+    return imagines_gpu() or (logits.is_cuda and torch.version.hip is None)
 
 
 def loss_and_gradient(logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from smidgen.kernels.cross_entropy import pretended_gpu
+from smidgen.kernels.cross_entropy import imagines_gpu
 
 
 def is_worthwhile(x: Tensor, *others: Tensor) -> bool:
@@ -21,7 +21,7 @@ def is_worthwhile(x: Tensor, *others: Tensor) -> bool:
     """
     return (
         x.device.type == "cpu"
-        and not pretended_gpu.get()
+        and not imagines_gpu()
         and x.dtype != torch.float64
         and torch.is_grad_enabled()
         and not torch.compiler.is_compiling()

@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from smidgen.kernels.blocked_attention import attend_in_blocks
-from smidgen.kernels.cross_entropy import pretended_gpu
+from smidgen.kernels.cross_entropy import imagines_gpu
 from smidgen.model.flex import attend_flexibly
 
 if TYPE_CHECKING:
@@ -128,7 +128,7 @@ def _is_short_training_on_cpu(query: Tensor, key: Tensor) -> bool:
     """Where blocks by products beat PyTorch's flash kernel, whose backward pass on a CPU is its slowest part."""
     return (
         query.device.type == "cpu"
-        and not pretended_gpu.get()
+        and not imagines_gpu()
         and torch.is_grad_enabled()
         and (query.requires_grad or key.requires_grad)
         and 1 < query.shape[2] == key.shape[2] <= LONGEST_SHORT_SEQUENCE
@@ -204,7 +204,7 @@ def _sdpa(
         value,
         attn_mask=mask,
         # A GPU's fused kernels draw their dropout themselves; the CPU's have none, and all scores would be kept for it.
-        dropout_p=0.0 if pretended_gpu.get() else dropout,
+        dropout_p=0.0 if imagines_gpu() else dropout,
         is_causal=causal and query.shape[2] > 1,
         scale=scale,
         enable_gqa=query.shape[1] != key.shape[1],

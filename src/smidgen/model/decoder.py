@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from smidgen.config import ActivationCheckpointing, LayerType, ModelConfig
-from smidgen.kernels.cross_entropy import pretended_gpu
+from smidgen.kernels.cross_entropy import imagines_gpu
 from smidgen.model import flex
 from smidgen.model.attend import Visibility
 from smidgen.model.attention import LayerInputs, attention_class, residual_dropout
@@ -296,7 +296,7 @@ def _visibility(
     length = positions.shape[1]
     is_windowed = window is not None and window < length
     if attention_mask is None and (is_windowed or document_ids is not None):
-        if pretended_gpu.get():
+        if imagines_gpu():
             return Visibility()  # FlexAttention keeps what plain causal attention does
         if flex.is_supported(positions.device) and not has_dropout:
             return Visibility(blocks=flex.block_mask(length, window, document_ids, positions.device))
