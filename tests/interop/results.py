@@ -50,6 +50,7 @@ def _markdown(cells: list[Cell]) -> str:
     lines = [
         "Relative difference of logits to the model in float32 · strings with the same ids · greedy answers that are",
         "the same, end included. A dash: the program shows no logits, or takes ids. A letter: refused, see below.",
+        "tinylm-gqa in GGUF: logits beside the model without rounded activations; llama.cpp has its own rounding.",
         "",
         f"| format | program | {' | '.join(FAMILIES)} |",
         "|---" * (2 + len(FAMILIES)) + "|",
@@ -65,7 +66,7 @@ def _markdown(cells: list[Cell]) -> str:
 def _shown(cell: Cell, reasons: list[str]) -> str:
     if cell.refused:
         return _letter(reasons.index(cell.refused))
-    difference = "–" if cell.logits_difference is None else f"{cell.logits_difference:.0e}"
+    difference = "–" if cell.logits_difference is None else f"{cell.logits_difference:.0e}".replace("0e+00", "0")
     agreement = "–" if cell.token_agreement is None else f"{100 * cell.token_agreement:.4g} %"
     return f"{difference} · {agreement} · {cell.continuations}"
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,7 @@ from typing import Any
 import pytest
 import torch
 
+import smidgen
 from smidgen.interchange.hugging_face import export_hugging_face
 
 pytestmark = pytest.mark.interop
@@ -48,8 +50,11 @@ def test_family(
         cell = (difference, agreement / len(strings), f"{same}/{len(expected)}")
         table.add(family, f"Hugging Face {dtype}", f"transformers {answer['version']}", *cell)
         assert found["dtype"] == {"fp32": "torch.float32", "bf16": "torch.bfloat16"}[dtype]
-        # Rounding activations to 8 bits turns a difference of 1e-7 into one of a whole step.
-        assert difference < (5e-2 if is_ternary else ERROR[dtype])
+        # In bf16 some weights of a ternary model cross a step, which is in the table; transformers is held to what the
+        # written weights compute. Rounding activations turns a difference of 1e-7 into a step.
+        stored = dataclasses.replace(model, decoder=smidgen.load(tmp_path / dtype)).logits()
+        rounded = ((stored - torch.tensor(found["logits"][0])).norm() / stored.norm()).item()
+        assert rounded < (3e-2 if is_ternary else ERROR[dtype])
         assert same == len(expected)
     assert agreement == len(strings)
     assert answer["template"] == model.tokenizer.chat_template

@@ -10,6 +10,8 @@ import sys
 
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["TRANSFORMERS_VERBOSITY"] = "error"
+# BitNet's rounding is decorated with torch.compile; without a compiler the same lines run as they are written.
+os.environ["TORCHDYNAMO_DISABLE"] = "1"
 
 import torch
 import transformers
