@@ -43,7 +43,8 @@ def test_a_layer_of_every_family_is_one_graph(randomized_decoder: Any, preset: s
     model = small(randomized_decoder, preset, **activations)
     plain = loss_and_gradients(model)
     compile_training(model, backend="aot_eager")
-    torch.testing.assert_close(loss_and_gradients(model), plain, rtol=1e-4, atol=1e-5)
+    # Eager norms, rotations and attention have backward passes of their own, which add up in another order.
+    torch.testing.assert_close(loss_and_gradients(model), plain, rtol=1e-4, atol=5e-5)
 
 
 @pytest.mark.parametrize(

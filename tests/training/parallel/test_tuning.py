@@ -51,4 +51,6 @@ def test_dpo_on_divided_tensors_is_dpo_on_one_rank(tmp_path: Path, run_ranks: Ca
         for name in ("one", "two")
     ]
     accuracies = [[line["accuracy"] for line in run if "accuracy" in line] for run in lines]
-    assert accuracies[0] == accuracies[1]
+    # At first policy and reference are one model: the sign of a margin that is nothing but rounding means nothing.
+    assert accuracies[0][1:] == accuracies[1][1:]
+    assert len(accuracies[0]) == len(accuracies[1]) > 1
