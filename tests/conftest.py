@@ -53,3 +53,23 @@ def randomized_decoder() -> Callable[..., Any]:
         return decoder
 
     return make
+
+
+@pytest.fixture(scope="session")
+def save_one_layer() -> Callable[..., Path]:
+    """`save_one_layer(folder, tokenizer, overrides, seed)`: a model of one narrow layer, to be tuned; its folder."""
+    import smidgen
+
+    def make(folder: Path, tokenizer: Any, overrides: dict[str, Any] | None = None, seed: int = 0) -> Path:
+        sizes = {
+            "model.vocab_size": tokenizer.vocab_size,
+            "model.hidden_size": 32,
+            "model.num_layers": 1,
+            "model.max_seq_len": 64,
+            "model.attention.head_dim": 8,
+            "model.feed_forward.intermediate_size": 64,
+        }
+        smidgen.save(smidgen.build("elite-tiny", sizes | (overrides or {}), seed=seed), folder, tokenizer)
+        return folder
+
+    return make

@@ -24,7 +24,7 @@ FLAGS = ["--training.device=cpu", "--training.precision=fp32", "--training.max_s
 
 
 @pytest.fixture(scope="module")
-def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def root(tmp_path_factory: pytest.TempPathFactory, save_one_layer: Callable[..., Path]) -> Path:
     """Good inputs: a model folder, the same quantised, GGUF, conversations, pairs, prepared text."""
     root = tmp_path_factory.mktemp("inputs")
     records = [{"prompt": f"How many cats, {n}?", "completion": f"{n} cats."} for n in range(30)]
@@ -33,16 +33,7 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (root / "pairs.jsonl").write_text("\n".join(map(json.dumps, pairs)))
     (root / "text.txt").write_text("".join(f"How many cats are there? {n} cats.\n" for n in range(400)))
     tokenizer = train_tokenizer("byte_bpe", ["How many cats are there? Three cats."] * 5, 280)
-    sizes = {
-        "model.vocab_size": tokenizer.vocab_size,
-        "model.hidden_size": 32,
-        "model.num_layers": 1,
-        "model.max_seq_len": 64,
-        "model.attention.head_dim": 8,
-        "model.feed_forward.intermediate_size": 32,
-    }
-    model = smidgen.build("elite-tiny", sizes)
-    smidgen.save(model, root / "model", tokenizer)
+    model = smidgen.load(save_one_layer(root / "model", tokenizer))
     smidgen.save(quantize(model, Quantization(scheme="int8")), root / "int8", tokenizer)
     export_gguf(model, root / "model.gguf", tokenizer, "f16")
     prepare = ["prepare", str(root / "text.txt"), "--split-documents", "line", "--out", str(root / "data")]
@@ -84,7 +75,7 @@ DAMAGED: dict[str, tuple[Edit, str]] = {
     "no architecture": (json_field("config.json", model_type=None), "model_type = null: this field is required"),
     "a size of another kind": (json_field("config.json", hidden_size="wide"), 'hidden_size = "wide": a whole number'),
     "a size that is not the weights'": (
-        json_field("config.json", intermediate_size=64),
+        json_field("config.json", intermediate_size=96),
         r"intermediate_size|shape|holds \[",
     ),
     "a size beyond memory": (json_field("config.json", hidden_size=1 << 40, intermediate_size=1 << 40), "hidden_size"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -18,21 +19,12 @@ FLAGS = [
 
 
 @pytest.fixture
-def base(tmp_path: Path) -> Path:
+def base(tmp_path: Path, save_one_layer: Callable[..., Path]) -> Path:
     for name, word in (("cats", "cats"), ("dogs", "dogs")):
         records = [{"prompt": f"How many {word}, {n}?", "completion": f"{n} {word}."} for n in range(30)]
         (tmp_path / f"{name}.jsonl").write_text("\n".join(map(json.dumps, records)))
     tokenizer = train_byte_bpe(["How many cats and dogs?"] * 5, 280)
-    sizes = {
-        "model.vocab_size": tokenizer.vocab_size,
-        "model.hidden_size": 32,
-        "model.num_layers": 1,
-        "model.max_seq_len": 64,
-        "model.attention.head_dim": 8,
-        "model.feed_forward.intermediate_size": 32,
-    }
-    smidgen.save(smidgen.build("elite-tiny", sizes), tmp_path / "base", tokenizer)
-    return tmp_path / "base"
+    return save_one_layer(tmp_path / "base", tokenizer)
 
 
 def test_preview_marks_what_is_learned(base: Path, capsys: pytest.CaptureFixture[str]) -> None:

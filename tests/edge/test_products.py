@@ -54,6 +54,22 @@ SHAPES = [
 ]
 
 
+def coded(
+    weight: native.Tensor, scale: np.ndarray[Any, Any], rows: int, cols: int, source: int, format_name: str
+) -> native.Matrix:
+    """A matrix of stored codes that is multiplied by inputs of 8 bits."""
+    return native.Matrix(
+        weight=weight,
+        scale=tensor(scale, native.FLOAT32),
+        rows=rows,
+        cols=cols,
+        source=source,
+        format=native.FORMATS[format_name],
+        group=-1,
+        activation=native.ACTIVATIONS["int8"],
+    )
+
+
 @pytest.mark.parametrize("extreme", [False, True])
 @pytest.mark.parametrize(("rows", "cols", "tokens"), SHAPES)
 def test_int8(isa: str, rows: int, cols: int, tokens: int, extreme: bool) -> None:
@@ -61,16 +77,7 @@ def test_int8(isa: str, rows: int, cols: int, tokens: int, extreme: bool) -> Non
     codes = rng.choice([-128, 127], (rows, cols)) if extreme else rng.integers(-128, 128, (rows, cols))
     codes = codes.astype(np.int8)
     scale = np.ones(rows, np.float32)
-    matrix = native.Matrix(
-        weight=tensor(codes, native.INT8),
-        scale=tensor(scale, native.FLOAT32),
-        rows=rows,
-        cols=cols,
-        source=native.STORED_INT8,
-        format=native.FORMATS["int8"],
-        group=-1,
-        activation=native.ACTIVATIONS["int8"],
-    )
+    matrix = coded(tensor(codes, native.INT8), scale, rows, cols, native.STORED_INT8, "int8")
     x = activations(rng, tokens, cols, extreme)
     expected = (x.astype(np.int64) @ codes.astype(np.int64).T).astype(np.float32)
     assert np.array_equal(product(isa, matrix, x), expected)
@@ -133,16 +140,7 @@ def test_ternary(isa: str, rows: int, cols: int, tokens: int, extreme: bool, for
     quarters = codes.astype(np.uint8).reshape(4, rows // 4, cols)
     packed = quarters[0] | quarters[1] << 2 | quarters[2] << 4 | quarters[3] << 6
     scale = np.ones(1, np.float32)
-    matrix = native.Matrix(
-        weight=tensor(packed, native.UINT8),
-        scale=tensor(scale, native.FLOAT32),
-        rows=rows,
-        cols=cols,
-        source=native.STORED_TERNARY,
-        format=native.FORMATS[format_name],
-        group=-1,
-        activation=native.ACTIVATIONS["int8"],
-    )
+    matrix = coded(tensor(packed, native.UINT8), scale, rows, cols, native.STORED_TERNARY, format_name)
     x = activations(rng, tokens, cols, extreme)
     expected = x.astype(np.int64) @ (codes.astype(np.int64) - 1).T
     assert np.array_equal(product(isa, matrix, x), expected.astype(np.float32))
@@ -157,16 +155,7 @@ def test_every_byte_of_base_3(isa: str, tokens: int) -> None:
     quarters = codes.reshape(4, rows // 4, cols)
     packed = quarters[0] | quarters[1] << 2 | quarters[2] << 4 | quarters[3] << 6
     scale = np.ones(1, np.float32)
-    matrix = native.Matrix(
-        weight=tensor(packed, native.UINT8),
-        scale=tensor(scale, native.FLOAT32),
-        rows=rows,
-        cols=cols,
-        source=native.STORED_TERNARY,
-        format=native.FORMATS["base3"],
-        group=-1,
-        activation=native.ACTIVATIONS["int8"],
-    )
+    matrix = coded(tensor(packed, native.UINT8), scale, rows, cols, native.STORED_TERNARY, "base3")
     x = activations(np.random.default_rng(0), tokens, cols, False)
     assert np.array_equal(product(isa, matrix, x), x @ (codes.astype(np.float32) - 1).T)
 

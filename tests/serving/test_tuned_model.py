@@ -44,19 +44,11 @@ assert not {"torch", "transformers", "pydantic"} & sys.modules.keys()
 
 
 @pytest.fixture(scope="module")
-def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def run(tmp_path_factory: pytest.TempPathFactory, save_one_layer: Callable[..., Path]) -> Path:
     """A run of `smidgen sft` that knows one answer, of one layer."""
     path = tmp_path_factory.mktemp("tuned")
     tokenizer = train_tokenizer("byte_bpe", [f"{QUESTION} {ANSWER} user assistant"] * 20, 300)
-    sizes = {
-        "model.vocab_size": tokenizer.vocab_size,
-        "model.hidden_size": 32,
-        "model.num_layers": 1,
-        "model.max_seq_len": 64,
-        "model.attention.head_dim": 8,
-        "model.feed_forward.intermediate_size": 64,
-    }
-    smidgen.save(smidgen.build("elite-tiny", sizes), path / "base", tokenizer)
+    save_one_layer(path / "base", tokenizer)
     record = {"messages": [*MESSAGES, {"role": "assistant", "content": ANSWER}]}
     other = {"messages": [{"role": "user", "content": "How many?"}, {"role": "assistant", "content": "No."}]}
     (path / "chats.jsonl").write_text(f"{json.dumps(record)}\n{json.dumps(other)}\n")

@@ -6,7 +6,7 @@ from collections.abc import Callable, Generator, Sequence
 
 import torch
 
-from smidgen.inference.frozen import product
+from smidgen.inference.frozen import head_product
 from smidgen.model import Decoder
 from smidgen.runtime.scoring import TokenScore, score_rows
 
@@ -24,7 +24,7 @@ def score(
     fed, wanted = list(ids[:-1]), list(ids[1:])
     if not fed:
         return
-    device = model.head_weight.device
+    device = model.model.embed_tokens.device
     with mode():
         cache = model.new_cache(1, len(fed))
     for start in range(0, len(fed), chunk):
@@ -32,6 +32,6 @@ def score(
         with mode():
             hidden = model.hidden(torch.tensor([fed[start : start + chunk]], device=device), cache=cache)[0]
             for first, rows in zip(range(start, len(fed), ROWS), hidden.split(ROWS), strict=False):
-                logits = product(rows, model.head_weight).float().cpu().numpy()
+                logits = head_product(model, rows).float().cpu().numpy()
                 piece += score_rows(logits, wanted[first : first + len(rows)], top)
         yield piece

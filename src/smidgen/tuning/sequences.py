@@ -12,6 +12,7 @@ from pathlib import Path
 from smidgen.config import Config, TokenizerConfig
 from smidgen.data import Dataset, prepare
 from smidgen.data.manifest import MANIFEST_NAME
+from smidgen.folders.atomic import write_text
 from smidgen.folders.resolve import resolve
 from smidgen.runtime.errors import ConfigError, DataError
 from smidgen.runtime.generation import encode_prompt, generate_texts
@@ -69,9 +70,7 @@ def _check_request(run_path: Path, teacher: str, prompts: Sequence[str], params:
     request = json.loads(json.dumps({"teacher": teacher, "prompts": digest, "sampling": asdict(params)}))
     path = run_path / REQUEST
     if not path.exists():
-        partial = path.with_name(f".{path.name}")
-        partial.write_text(json.dumps(request, indent=1) + "\n", encoding="utf-8")
-        partial.replace(path)
+        write_text(path, json.dumps(request, indent=1) + "\n")
         return
     before = json.loads(path.read_text(encoding="utf-8"))
     if before != request:

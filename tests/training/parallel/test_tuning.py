@@ -25,18 +25,11 @@ FLAGS = {
 }
 
 
-def test_dpo_on_divided_tensors_is_dpo_on_one_rank(tmp_path: Path, run_ranks: Callable[..., None]) -> None:
+def test_dpo_on_divided_tensors_is_dpo_on_one_rank(
+    tmp_path: Path, run_ranks: Callable[..., None], save_one_layer: Callable[..., Path]
+) -> None:
     tokenizer = train_byte_bpe(["what is one plus two? it is three."] * 9, 300)
-    sizes = {
-        "model.vocab_size": tokenizer.vocab_size,
-        "model.vocab_padding_multiple": 4,
-        "model.hidden_size": 32,
-        "model.num_layers": 1,
-        "model.max_seq_len": 64,
-        "model.attention.head_dim": 8,
-        "model.feed_forward.intermediate_size": 64,
-    }
-    smidgen.save(smidgen.build("elite-tiny", sizes, seed=1), tmp_path / "base", tokenizer)
+    save_one_layer(tmp_path / "base", tokenizer, {"model.vocab_padding_multiple": 4}, seed=1)
     records = [{"prompt": f"what is {n}?", "chosen": f"it is {n}.", "rejected": "no."} for n in range(40)]
     (tmp_path / "pairs.jsonl").write_text("\n".join(map(json.dumps, records)))
     flags = [word for name, value in FLAGS.items() for word in (f"--{name}", str(value))]
