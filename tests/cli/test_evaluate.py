@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import re
+import shutil
 from collections.abc import Callable
 from html.parser import HTMLParser
 from itertools import islice
@@ -153,6 +154,38 @@ def test_mistakes_are_one_line(
     text = tmp_path / "text.txt"
     text.write_text("One day.", encoding="utf-8")
     assert main(["evaluate", models[0], *(str(text) if a == "TEXT" else a for a in arguments)]) == 1
+    error = capsys.readouterr().err
+    assert words in error
+    assert error.count("\n") == 1
+
+
+@pytest.mark.parametrize("engine", ["torch", "edge"])
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["nowhere"], "nowhere: n"),
+        (["BARE"], "tokenizer"),
+        (["PLAIN", "--mode", "chat"], "has no chat template"),
+        (["--html", "nowhere/page.html"], "--html = nowhere/page.html: there is no folder nowhere"),
+        (["--answers", "nowhere/answers.jsonl"], "--answers = nowhere/answers.jsonl: there is no folder nowhere"),
+    ],
+)
+def test_what_would_fail_in_the_end_fails_before_anything_is_measured(
+    models: tuple[str, str],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    engine: str,
+    arguments: list[str],
+    words: str,
+) -> None:
+    for name, dropped in (("BARE", "tokenizer*"), ("PLAIN", "chat_template.jinja")):
+        shutil.copytree(models[1], tmp_path / name, ignore=shutil.ignore_patterns(dropped))
+    settings = tmp_path / "PLAIN" / "tokenizer_config.json"
+    settings.write_text(json.dumps({k: v for k, v in json.loads(settings.read_text()).items() if k != "chat_template"}))
+    monkeypatch.setattr("smidgen.cli.evaluating.measure", lambda *_: pytest.fail("measured"))
+    arguments = [str(tmp_path / word) if word.isupper() else word for word in arguments]
+    assert main(["evaluate", models[0], *arguments, "--engine", engine]) == 1
     error = capsys.readouterr().err
     assert words in error
     assert error.count("\n") == 1

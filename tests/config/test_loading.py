@@ -8,7 +8,7 @@ from typing import Any, Literal
 import pytest
 from pydantic import ValidationError
 
-from smidgen.config import Config, ModelConfig, dump_config, field_paths, load_config, preset_names, validate
+from smidgen.config import AdamW, Config, ModelConfig, dump_config, field_paths, load_config, preset_names, validate
 from smidgen.config.loading import parse_yaml
 from smidgen.runtime.errors import ConfigError
 
@@ -118,12 +118,26 @@ def test_layer_pattern_repeats() -> None:
         ({"model.attention": LATENT}, ["model.attention.v_head_dim", "required"]),
         ({"tokenizer.kind": "pretrained"}, ["tokenizer.path", "name its file or folder"]),
         ({"model.linear.kind": "ternary", "training.precision": "fp8_block"}, ["training.precision = fp8_block"]),
+        (
+            {"training.optimizer.momentum": 0.9},
+            ["training.optimizer.momentum: belongs to training.optimizer.kind muon, and this is adamw; remove it"],
+        ),
+        ({"model.attention.kv_lora_rank": 8}, ["belongs to model.attention.kind latent, and this is grouped_query"]),
+        ({"tuning.objective.beta": 0.2}, ["belongs to tuning.objective.kind dpo, and this is language_modeling"]),
     ],
 )
 def test_impossible_settings_are_refused(override: dict[str, Any], parts: list[str]) -> None:
     message = refusal("elite-tiny", override)
     for part in parts:
         assert part in message
+
+
+def test_a_section_without_its_kind_is_of_the_kind_that_stands_without_the_section() -> None:
+    model = load_config("elite-tiny").model.model_dump(mode="json")
+    config = validate(Config, {"model": model, "training": {"optimizer": {"eps": 1e-3}}})
+    assert config.training.optimizer == AdamW(eps=1e-3)
+    with pytest.raises(ConfigError, match=r"model.attention.kind: this field is required"):
+        validate(Config, {"model": {**model, "attention": {"num_heads": 2}}})
 
 
 def test_fp16_is_refused_with_one_plus_w_norms() -> None:

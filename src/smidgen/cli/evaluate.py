@@ -67,7 +67,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    from smidgen.cli.evaluating import measure
+    from smidgen.cli.evaluating import check_model, measure
 
     if args.list:
         return _list(args.category)
@@ -79,6 +79,9 @@ def run(args: argparse.Namespace) -> int:
         from smidgen.cli.evaluate_single import ask_single
 
         return ask_single(args, categories)
+    for model in args.model:
+        # The first may take hours: what is wrong with the last is said before.
+        check_model(args, model, asks=bool(categories))
     results = [
         measure(args, model, name, categories) for model, name in zip(args.model, _names(args.model), strict=True)
     ]
@@ -120,6 +123,10 @@ def _check(args: argparse.Namespace) -> None:
         value = getattr(args, name)
         if value is not None and value < 1:
             raise ConfigError(f"--{name.replace('_', '-')} = {value}: use 1 or more")
+    for name in ("html", "answers"):
+        path = getattr(args, name)
+        if path is not None and not Path(path).absolute().parent.is_dir():
+            raise ConfigError(f"--{name} = {path}: there is no folder {Path(path).parent}; make it first")
     if args.question is not None and args.mode != "single":
         args.usage_error("--question belongs to --mode single")
     for name in ("stride", "seq_len", "tokens"):

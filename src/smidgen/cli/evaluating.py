@@ -104,6 +104,28 @@ class Opened:
         return Subject(self.engine, self.tokenizer, self.logits, self.args.run_code)
 
 
+def check_model(args: argparse.Namespace, model: str, *, asks: bool) -> None:
+    """Raise the ModelFolderError or ChatTemplateError of a model that cannot be measured, without loading it.
+
+    asks: it is to answer questions.
+    """
+    from smidgen.runtime.chat_template import ChatTemplateError
+
+    if args.engine == "edge":
+        from smidgen.cli.engines import stored_model
+        from smidgen.tokenization import load_tokenizer
+
+        folder = stored_model(model)
+        tokenizer = load_tokenizer(folder) if asks or args.text else None
+    else:
+        from smidgen import folders
+
+        folders.resolve(model)
+        tokenizer = folders.load_tokenizer(model) if asks or args.text else None
+    if args.mode == "chat" and tokenizer is not None and not tokenizer.chat_template:
+        raise ChatTemplateError(f"{model}: has no chat template, so --mode chat has nothing to ask; use test")
+
+
 def measure(args: argparse.Namespace, model: str, name: str, categories: Sequence[Category]) -> ModelResult:
     """Everything that was asked for, of one model."""
     from smidgen.evaluation.suite.results import ModelResult
@@ -116,14 +138,9 @@ def measure(args: argparse.Namespace, model: str, name: str, categories: Sequenc
 
 def _answers(opened: Opened, name: str, categories: Sequence[Category]) -> dict[Form, Sequence[Answer]]:
     from smidgen.evaluation.suite.asking import ask
-    from smidgen.runtime.chat_template import ChatTemplateError
 
     subject = opened.subject
-    forms = subject.forms
-    if opened.args.mode == "chat":
-        if "chat" not in forms:
-            raise ChatTemplateError(f"{opened.name}: has no chat template, so --mode chat has nothing to ask; use test")
-        forms = ("chat",)
+    forms = subject.forms if opened.args.mode != "chat" else ("chat",)
     return {form: ask(subject, categories, form, _Progress(f"{name}, {form}")) for form in forms}
 
 

@@ -155,7 +155,7 @@ def field_paths(section: type[BaseModel], prefix: str = "") -> Iterator[tuple[st
         fields = dict(reversed(inner))  # where two kinds share a name, the first describes it
         if len(parts) > 1:
             kind = copy(fields[f"{prefix}{name}.kind"])
-            kind.annotation = cast(Any, Literal[tuple(part.model_fields["kind"].default for part in parts)])
+            kind.annotation = cast(Any, Literal[tuple(map(_kind, parts))])
             kind.default = PydanticUndefined
             kind.description = field.description
             fields[f"{prefix}{name}.kind"] = kind
@@ -205,12 +205,13 @@ def _parse_tokens(tokens: Sequence[str]) -> Iterator[tuple[str, Any]]:
 def _describe(section: type[BaseModel], problem: ErrorDetails) -> str:
     owner: Any = section
     path: list[str] = []
+    kinds: list[type[BaseModel]] = []
     for step in problem["loc"]:
         # pydantic puts the discriminator's value between a union's field and the field within: no key of ours.
         members = [t for t in _types(owner) if isinstance(t, type) and issubclass(t, BaseModel)]
-        tagged = [m for m in members if "kind" in m.model_fields and m.model_fields["kind"].default == step]
+        tagged = [m for m in members if "kind" in m.model_fields and _kind(m) == step]
         if len(members) > 1 and tagged:
-            owner = tagged[0]
+            owner, kinds = tagged[0], members
             continue
         path.append(str(step))
         fields = members[0].model_fields if len(members) == 1 else {}
@@ -221,6 +222,10 @@ def _describe(section: type[BaseModel], problem: ErrorDetails) -> str:
         return f"{'.'.join(path)} = {_shown(context['value'])}: {context['remedy']}"
     where = ".".join(path)
     if problem["type"] == "extra_forbidden":
+        others = [_kind(other) for other in kinds if owner in kinds and path[-1] in other.model_fields]
+        if others:
+            kind = f"{'.'.join(path[:-1])}.kind"
+            return f"{where}: belongs to {kind} {' or '.join(others)}, and this is {_kind(owner)}; remove it"
         return f"{where}: no such field{_suggestion(owner, path, section)}"
     if problem["type"] == "missing":
         return f"{where}: this field is required; add it"
@@ -240,6 +245,11 @@ def _suggestion(owner: Any, path: list[str], section: type[BaseModel]) -> str:
     beside = [".".join([*path[:-1], name]) for name in difflib.get_close_matches(path[-1], siblings, n=1)]
     near = elsewhere or beside or difflib.get_close_matches(".".join(path), everywhere, n=1)
     return f"; did you mean '{near[0]}'?" if near else f"; use one of {', '.join(siblings)}"
+
+
+def _kind(section: type[BaseModel]) -> str:
+    """The value of `kind` that chooses a section."""
+    return str(section.model_fields["kind"].default)
 
 
 def _types(annotation: Any) -> list[Any]:

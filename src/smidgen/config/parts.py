@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, model_validator
 from pydantic_core import PydanticCustomError
 
 
@@ -14,6 +15,19 @@ class Part(BaseModel):
     model_config = ConfigDict(
         extra="forbid", frozen=True, strict=True, validate_default=True, use_attribute_docstrings=True
     )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _with_default_kinds(cls, given: Any) -> Any:
+        """A section that leaves out its `kind` is of the kind that stands where the whole section is left out."""
+        if not isinstance(given, Mapping):
+            return given
+        named = dict(given)
+        for name, field in cls.model_fields.items():
+            section, kind = named.get(name), getattr(field.default, "kind", None)
+            if kind is not None and isinstance(section, Mapping):
+                named[name] = {"kind": kind, **section}
+        return named
 
 
 def impossible(field: str, value: Any, remedy: str) -> PydanticCustomError:

@@ -51,11 +51,23 @@ ON_FOUR = [
     case([1, 2, 2], "elite-tiny", **MUON),
     case([1, 1, 4], "tinylm-gqa-tiny"),
 ]
-
-
 PRODUCTS = [
     case(degrees, preset, **CHECKPOINTED) for degrees in ([2, 2, 1], [2, 1, 2], [1, 2, 2]) for preset in FAMILIES
 ]
+COMPILED_PRODUCTS = [
+    case([2, 2, 1], "gemma3-tiny", "inductor", **SELECTIVE),
+    case([2, 1, 2], "tinylm-tiny", "inductor", **CHECKPOINTED),
+    case([1, 2, 2], "elite-tiny", "inductor", **SELECTIVE),
+]
+ALL_THREE = [
+    case([2, 2, 2], "elite-tiny"),
+    case([2, 2, 2], "tinylm-gqa-tiny", **CHECKPOINTED),
+    case([2, 2, 2], "tilda-tiny", "aot_eager", **SELECTIVE, model__num_layers=1),
+]
+
+
+COMPILERS_TIME = 3600
+"""Seconds that ranks may take together, each with a compiler of its own."""
 
 
 def name(case: dict[str, Any]) -> str:
@@ -63,11 +75,13 @@ def name(case: dict[str, Any]) -> str:
     return " ".join(map(str, [degrees, case["preset"], case["backend"] or "eager", *case["overrides"].values()]))
 
 
-def answers(folder: Path, run_ranks: Callable[..., None], size: int, cases: list[dict[str, Any]]) -> dict[str, Any]:
+def answers(
+    folder: Path, run_ranks: Callable[..., None], size: int, cases: list[dict[str, Any]], timeout: float = 240
+) -> dict[str, Any]:
     """Of each case: what `size` ranks got, and what one process alone did."""
     asked, answered = folder / f"cases-{size}.json", folder / f"results-{size}.json"
     asked.write_text(json.dumps(cases))
-    run_ranks(size, Path(__file__).with_name("rank_worker.py"), asked, answered)
+    run_ranks(size, Path(__file__).with_name("rank_worker.py"), asked, answered, timeout=timeout)
     return {name(one): answer for one, answer in zip(cases, json.loads(answered.read_text()), strict=False)}
 
 
@@ -108,8 +122,19 @@ def test_ranks_give_one_rank_s_losses_and_weights(case: dict[str, Any], results:
 @pytest.mark.torture
 def test_compiled_ranks_give_one_rank_s_losses_and_weights(tmp_path: Path, run_ranks: Callable[..., None]) -> None:
     """The same by the true compiler, with selective checkpointing."""
-    found = answers(tmp_path, run_ranks, 2, COMPILED)
+    found = answers(tmp_path, run_ranks, 2, COMPILED, COMPILERS_TIME)
     for one in COMPILED:
+        check(one, found[name(one)])
+
+
+@pytest.mark.torture
+@pytest.mark.parametrize(("size", "cases"), [(4, COMPILED_PRODUCTS), (8, ALL_THREE)])
+def test_compiled_and_threefold_products_give_one_rank_s_losses_and_weights(
+    tmp_path: Path, run_ranks: Callable[..., None], size: int, cases: list[dict[str, Any]]
+) -> None:
+    """Two kinds of parallelism by the true compiler with checkpointing; and replicas of shards of divided tensors."""
+    found = answers(tmp_path, run_ranks, size, cases, COMPILERS_TIME)
+    for one in cases:
         check(one, found[name(one)])
 
 
