@@ -40,6 +40,7 @@ from smidgen.tuning.run import base_tokenizer, tune
 
 SEEDS = (1, 2, 3)
 BASE = {
+    "data.packing": "split",
     "model.max_seq_len": 512,
     "model.hidden_size": 128,
     "model.feed_forward.intermediate_size": 384,

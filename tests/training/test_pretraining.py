@@ -97,6 +97,20 @@ def test_best_fit_packs_documents_and_reports_its_padding(
     assert record.levelno == level
 
 
+def test_a_model_of_whole_documents_is_validated_on_whole_documents(
+    configured: Callable[..., Config], folders: Path
+) -> None:
+    """Each document's first token is no label, so packed documents have a label fewer each than tokens."""
+    config = configured(path=str(folders / "cats"), packing="best_fit")
+    training = config.training.model_copy(update={"eval_tokens": None})
+    data = open_dataset(config)
+    sequences = training_data(resolve(config.model_copy(update={"training": training}), data), data).validation
+    assert sequences is not None
+    held_out = data.datasets[0].val
+    labels = sequences.batch(0, sequences.per_epoch).labels
+    assert (labels != -100).sum() == held_out.num_tokens - held_out.num_documents
+
+
 @pytest.mark.parametrize(
     ("fields", "error", "message"),
     [

@@ -10,8 +10,8 @@ from torch import Tensor, nn
 from smidgen import config as settings
 from smidgen.runtime.errors import TrainingError
 from smidgen.training.lion import Lion
-from smidgen.training.parallel.gather import divided_as, is_dtensor, local_parts, whole
-from smidgen.training.parallel.muon import DividedMuon
+from smidgen.training.muon import Muon
+from smidgen.training.parallel.gather import divided_as, local_parts, whole
 from smidgen.training.schedule_free import ScheduleFreeAdamW
 
 _VOCABULARY_MATRICES = ("embed_tokens.weight", "lm_head.weight")
@@ -46,12 +46,10 @@ def make_optimizer(model: nn.Module, config: settings.Optimizer) -> torch.optim.
 
 
 class MuonWithAdamW(torch.optim.Optimizer):
-    """PyTorch's Muon for some matrices and AdamW for the rest, as one optimiser with one state."""
+    """Muon for some matrices and AdamW for the rest, as one optimiser with one state."""
 
     def __init__(self, matrices: list[nn.Parameter], momentum: float, adamw: torch.optim.AdamW) -> None:
-        is_divided = any(is_dtensor(p) for p in matrices)
-        kind = DividedMuon if is_divided else torch.optim.Muon
-        self._muon = kind(matrices, lr=0.0, momentum=momentum, adjust_lr_fn="match_rms_adamw")
+        self._muon = Muon(matrices, momentum)
         self._adamw = adamw
         for group in self._muon.param_groups:
             group["decayed"] = True

@@ -9,7 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Protocol
 
-from smidgen.config import Config, load_config
+from smidgen.config import Config, DataConfig, load_config
 from smidgen.data import DatasetMixture, MixedSequences, PackedDocuments, Prefetched, Windows, validation_windows
 from smidgen.data.batch import SelectableSequences, Sequences
 from smidgen.data.compatibility import check_tokenizer
@@ -32,7 +32,7 @@ logger = logging.getLogger(__name__)
 LONG_WAIT_SECONDS = 10.0
 LONG_WAIT_SHARE = 0.05
 """Waiting for data is a warning above both."""
-MUCH_PADDING = 0.02
+MUCH_PADDING = 0.1
 """Padding is a warning above this part of all positions."""
 
 
@@ -187,7 +187,7 @@ def _validation_sequences(config: Config, data: DatasetMixture) -> tuple[Sequenc
         if dataset.val.num_tokens >= 2:
             budget = None if eval_tokens is None else round(eval_tokens * share)
             splits.append(dataset.val)
-            windows.append(_held_out(dataset.val, seq_len, budget, config.data.document_masks))
+            windows.append(_held_out(dataset.val, seq_len, budget, config.data))
     if not windows:
         logger.warning("%s: the validation split is empty: no validation loss, no best checkpoint", data.names)
         return None, None
@@ -195,9 +195,10 @@ def _validation_sequences(config: Config, data: DatasetMixture) -> tuple[Sequenc
     return sequences, _bytes_per_token(splits, [part.per_epoch for part in windows])
 
 
-def _held_out(split: Split, seq_len: int, budget: int | None, document_masks: bool) -> Sequences:
-    if split.mask is None:
-        return validation_windows(split, seq_len, budget, document_masks=document_masks)
+def _held_out(split: Split, seq_len: int, budget: int | None, data: DataConfig) -> Sequences:
+    """Packed as what is learned from: a model that only ever saw whole documents is not asked about halves."""
+    if split.mask is None and data.packing == "split":
+        return validation_windows(split, seq_len, budget, document_masks=data.document_masks)
     packed = PackedDocuments(split, seq_len)
     return packed if budget is None else FirstSequences(packed, max(budget // seq_len, 1))
 

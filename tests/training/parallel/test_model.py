@@ -95,9 +95,10 @@ def results(tmp_path_factory: pytest.TempPathFactory, run_ranks: Callable[..., N
 
 FP8 = {"fp8_tensorwise": 0.3, "fp8_delayed": 0.3, "fp8_block": 0.3}
 WEIGHT_TOLERANCES = {"muon": 0.1, "lion": 0.1, "schedule_free_adamw": 1e-3, **FP8}
-"""By optimiser or precision, as a share of the distance that weights moved. Muon orthogonalises in bfloat16, Lion steps
-by the sign and schedule-free by a gradient over its own size: there a rounding error of a gradient near zero is one of
-the step. FP8 rounds gradients in tiles that reach over sequences, and activations by scales of a rank's batch."""
+"""By optimiser or precision, as a share of the distance that weights moved. Muon orthogonalises in bfloat16 where the
+processor has it, Lion steps by the sign and schedule-free by a gradient over its own size: there a rounding error of a
+gradient near zero is one of the step. FP8 rounds gradients in tiles that reach over sequences, and activations by
+scales of a rank's batch."""
 
 
 def check(case: dict[str, Any], result: dict[str, Any]) -> None:
