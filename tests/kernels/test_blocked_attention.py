@@ -6,7 +6,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from smidgen.kernels.blocked_attention import attend_in_blocks, blocked_attention
+from smidgen.kernels.blocked_attention import blocked_attention
 
 
 @pytest.mark.parametrize(
@@ -34,7 +34,7 @@ def test_output_and_gradients_equal_pytorchs(
     expected = F.scaled_dot_product_attention(
         query, key, value, attn_mask=mask[:, None], scale=0.3, enable_gqa=heads != kv_heads
     )
-    output = attend_in_blocks(query, key, value, ids if documents > 1 else None, 0.3, window)
+    output = blocked_attention(query, key, value, ids if documents > 1 else None, 0.3, window)
     torch.testing.assert_close(output, expected)
     gradient = torch.randn(expected.shape, generator=generator, dtype=torch.float64)
     ours = torch.autograd.grad(output, (query, key, value), gradient)
@@ -46,7 +46,7 @@ def test_bf16_is_as_near_to_float64_as_its_scores_are() -> None:
     generator = torch.Generator().manual_seed(0)
     query, key, value = (torch.randn(1, 2, 96, 16, generator=generator).bfloat16() for _ in range(3))
     exact = F.scaled_dot_product_attention(query.double(), key.double(), value.double(), is_causal=True)
-    output = attend_in_blocks(query, key, value, None, 0.25, None)
+    output = blocked_attention(query, key, value, None, 0.25, None)
     assert output.dtype == torch.bfloat16
     assert (output - exact).abs().max() < 0.03
 

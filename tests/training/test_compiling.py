@@ -1,5 +1,8 @@
 from __future__ import annotations
 
+import os
+import signal
+import subprocess
 from typing import Any
 
 import pytest
@@ -9,6 +12,7 @@ from torch import Tensor
 from smidgen.model import Decoder, cross_entropy
 from smidgen.runtime.errors import ConfigError
 from smidgen.training.compiling import compile_training, first_pass
+from smidgen.training.interrupts import StopSignals
 from smidgen.training.precision import apply_precision
 
 CPU = torch.device("cpu")
@@ -112,6 +116,20 @@ def test_the_first_pass_is_announced_and_timed() -> None:
         assert heard == ["begun"]
     assert heard[0] == "begun"
     assert 0 <= heard[1] < 1
+
+
+def test_a_ctrl_c_in_the_first_pass_reaches_the_training_and_no_compiler() -> None:
+    """A terminal sends it to every process that was started from it."""
+    heard: list[signal.Signals] = []
+    with StopSignals(heard.append) as signals:
+        with first_pass(lambda: None, lambda seconds: None), subprocess.Popen(["sleep", "60"]) as compiler:
+            compiler.send_signal(signal.SIGINT)
+            os.kill(os.getpid(), signal.SIGINT)
+            compiler.terminate()
+        assert compiler.returncode == -signal.SIGTERM
+        assert signals.received == signal.SIGINT
+    assert heard == [signal.SIGINT]
+    assert signal.SIGINT not in signal.pthread_sigmask(signal.SIG_BLOCK, [])
 
 
 @pytest.mark.torture

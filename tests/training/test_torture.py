@@ -9,7 +9,7 @@ import random
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -90,52 +90,50 @@ def test_flipped_and_cut_bytes_are_detected_and_the_newest_good_checkpoint_is_us
         shutil.rmtree(tmp_path / "damaged")
 
 
-@pytest.mark.torture
-@pytest.mark.skipif(os.geteuid() != 0, reason="a small file system needs root")
-def test_a_full_file_system_keeps_the_last_good_checkpoint(
-    make_config: MakeConfig, make_task: MakeTask, tmp_path: Path
-) -> None:
-    small = tmp_path / "small"
-    small.mkdir()
-    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=24m", "tmpfs", str(small)], check=False)
-    if mounted.returncode:
-        pytest.skip("this machine mounts no tmpfs")
-    try:
-        # The loop's own check leaves 16 MB of slack: the file fills the rest, and beyond.
-        config = make_config(max_steps=8, keep_last=9)
-        train(config, make_task(config), small / "run")
-        (small / "filler").write_bytes(bytes(shutil.disk_usage(small).free - 4096))
-        longer = make_config(max_steps=16, keep_last=9)
-        with pytest.raises((SmidgenError, OSError)) as failure:
-            train(longer, make_task(longer), small / "run")
-        assert "space" in str(failure.value) or "free" in str(failure.value)
-        assert RunFolder(small / "run").resume_point() == small / "run/checkpoints/step-00000008"
-        (small / "filler").unlink()
-        assert train(longer, make_task(longer), small / "run").steps == 16
-    finally:
-        subprocess.run(["umount", "--lazy", str(small)], check=True)
-
-
-@pytest.mark.torture
-@pytest.mark.skipif(os.geteuid() != 0, reason="a file system of its own needs root")
-def test_a_read_only_run_folder_is_told_of_and_the_run_goes_on_when_it_is_writable_again(
-    make_config: MakeConfig, make_task: MakeTask, tmp_path: Path
-) -> None:
+@pytest.fixture
+def file_system(tmp_path: Path) -> Iterator[Path]:
+    """An empty file system of 24 MB."""
+    if os.geteuid():
+        pytest.skip("a file system of its own needs root")
     folder = tmp_path / "folder"
     folder.mkdir()
-    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64m", "tmpfs", str(folder)], check=False)
-    if mounted.returncode:
+    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=24m", "tmpfs", str(folder)], check=False).returncode:
         pytest.skip("this machine mounts no tmpfs")
-    try:
-        config, longer = make_config(max_steps=8), make_config(max_steps=16)
-        train(config, make_task(config), folder / "run")
-        subprocess.run(["mount", "-o", "remount,ro", str(folder)], check=True)
-        with pytest.raises((SmidgenError, OSError), match="Read-only file system"):
-            train(longer, make_task(longer), folder / "run")
-        subprocess.run(["mount", "-o", "remount,rw", str(folder)], check=True)
-        assert train(longer, make_task(longer), folder / "run").steps == 16
-    finally:
-        subprocess.run(["umount", "--lazy", str(folder)], check=True)
+    yield folder
+    subprocess.run(["umount", "--lazy", str(folder)], check=True)
+
+
+@pytest.mark.torture
+def test_a_full_file_system_keeps_the_last_good_checkpoint(
+    make_config: MakeConfig, make_task: MakeTask, file_system: Path
+) -> None:
+    config, longer = make_config(max_steps=8, keep_last=9), make_config(max_steps=16, keep_last=9)
+    run = file_system / "run"
+    train(config, make_task(config), run)
+    # The loop's own check leaves 16 MB of slack: the file fills the rest, and beyond.
+    (file_system / "filler").write_bytes(bytes(shutil.disk_usage(file_system).free - 4096))
+    with pytest.raises((SmidgenError, OSError)) as failure:
+        train(longer, make_task(longer), run)
+    assert "space" in str(failure.value) or "free" in str(failure.value)
+    assert RunFolder(run).resume_point() == run / "checkpoints/step-00000008"
+    (file_system / "filler").unlink()
+    assert train(longer, make_task(longer), run).steps == 16
+
+
+@pytest.mark.torture
+def test_a_read_only_run_folder_is_told_of_and_the_run_goes_on_when_it_is_writable_again(
+    make_config: MakeConfig, make_task: MakeTask, file_system: Path
+) -> None:
+    def remount(mode: str) -> None:
+        subprocess.run(["mount", "-o", f"remount,{mode}", str(file_system)], check=True)
+
+    config, longer = make_config(max_steps=8), make_config(max_steps=16)
+    train(config, make_task(config), file_system / "run")
+    remount("ro")
+    with pytest.raises((SmidgenError, OSError), match="Read-only file system"):
+        train(longer, make_task(longer), file_system / "run")
+    remount("rw")
+    assert train(longer, make_task(longer), file_system / "run").steps == 16
 
 
 def test_a_clock_that_runs_backwards_changes_nothing(

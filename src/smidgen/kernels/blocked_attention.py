@@ -19,22 +19,16 @@ ROWS = 128
 FEWEST_QUERIES, MOST_QUERIES = 32, 64
 
 
-def attend_in_blocks(
+@torch.library.custom_op("smidgen::blocked_attention", mutates_args=(), device_types="cpu")
+def blocked_attention(
     query: Tensor, key: Tensor, value: Tensor, document_ids: Tensor | None, scale: float, window: int | None
 ) -> Tensor:
     """`softmax(scale · q kᵀ) v` of query [B, H, T, d], key [B, K, T, d], value [B, K, T, e]: [B, H, T, e].
 
     A token sees itself and those before it, at most `window` in all, of its own document (document_ids int64 [B, T]).
-    Scores are rounded to the type of `query`; softmax is computed in float32 at least. Differentiable once.
+    Scores are rounded to the type of `query`; softmax is computed in float32 at least. Differentiable once. It is an
+    operator, so that graphs and activation checkpointing see it as one.
     """
-    return blocked_attention(query, key, value, document_ids, scale, window)
-
-
-@torch.library.custom_op("smidgen::blocked_attention", mutates_args=(), device_types="cpu")
-def blocked_attention(
-    query: Tensor, key: Tensor, value: Tensor, document_ids: Tensor | None, scale: float, window: int | None
-) -> Tensor:
-    """`attend_in_blocks`, as an operator: graphs and activation checkpointing see it as one."""
     blocks = _Blocks(query, key, value, document_ids, scale, window)
     mixed = query.new_empty(blocks.queries.shape[0], blocks.queries.shape[1], value.shape[-1])
     for rows, keys, start in blocks.spans():
@@ -43,9 +37,7 @@ def blocked_attention(
 
 
 @blocked_attention.register_fake
-def _(
-    query: Tensor, key: Tensor, value: Tensor, document_ids: Tensor | None, scale: float, window: int | None
-) -> Tensor:
+def _(query: Tensor, key: Tensor, value: Tensor, *_: object) -> Tensor:
     return _new_heads(query, query.shape[:3], value.shape[-1])
 
 
@@ -77,15 +69,7 @@ def blocked_attention_backward(
 
 
 @blocked_attention_backward.register_fake
-def _(
-    gradient: Tensor,
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    document_ids: Tensor | None,
-    scale: float,
-    window: int | None,
-) -> tuple[Tensor, Tensor, Tensor]:
+def _(gradient: Tensor, query: Tensor, key: Tensor, value: Tensor, *_: object) -> tuple[Tensor, Tensor, Tensor]:
     return _new_heads(query, query.shape[:3], query.shape[-1]), key.new_empty(key.shape), value.new_empty(value.shape)
 
 

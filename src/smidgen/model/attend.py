@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from smidgen.kernels.blocked_attention import attend_in_blocks
+from smidgen.kernels.blocked_attention import blocked_attention
 from smidgen.kernels.cross_entropy import imagines_gpu
 from smidgen.model.flex import attend_flexibly
 
@@ -116,7 +116,7 @@ def attend(
     if visibility.everything:
         return _sdpa(query, key, value, None, scale, dropout)
     if _is_short_training_on_cpu(query, key) and visibility.is_packed and not dropout:
-        return attend_in_blocks(query, key, value, visibility.document_ids, scale, window)
+        return blocked_attention(query, key, value, visibility.document_ids, scale, window)
     if visibility.is_causal and window is None:
         return _sdpa(query, key, value, None, scale, dropout, causal=True)
     if window is None or length != key.shape[2] or length <= window:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -41,5 +42,11 @@ def first_pass(begun: Callable[[], None], ended: Callable[[float], None]) -> Ite
     """
     begun()
     start = time.perf_counter()
-    yield
+    # A terminal sends Ctrl-C to compilers too, and the step to be finished needs what they make: they inherit that it
+    # is blocked. This process hears of it by its other threads, or else at the end.
+    blocked = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
     ended(time.perf_counter() - start)
