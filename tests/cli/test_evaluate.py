@@ -192,7 +192,18 @@ def test_what_would_fail_in_the_end_fails_before_anything_is_measured(
 
 
 @pytest.mark.parametrize(
-    "arguments", [["--stride", "8"], ["--question", "Why?"], ["--mode", "single", "--json"], ["--tokens", "9"]]
+    "arguments",
+    [
+        ["--stride", "8"],
+        ["--question", "Why?"],
+        ["--mode", "single", "--json"],
+        ["--mode", "single", "--question", "Why?", "--category", "capitals"],
+        ["--tokens", "9"],
+        ["--split", "train"],
+        ["--text", "story.txt", "--split", "val"],
+        ["--text", "story.txt", "--items", "3"],
+        ["--data", "data", "--run-code"],
+    ],
 )
 def test_options_without_effect_are_refused(models: tuple[str, str], arguments: list[str]) -> None:
     with pytest.raises(SystemExit) as error:

@@ -58,3 +58,35 @@ def test_wrong_uses_are_told_in_a_line(base: Path, capsys: pytest.CaptureFixture
     assert "--preview: shows conversations of --data; name some" in errors
     assert "no chosen and rejected in the fields 'prompt', 'completion'" in errors
     assert "--weight y: names none of the sources" in errors
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (
+            ["sft", "--val-fraction", "0.1"],
+            "--val-fraction: is about the records of --data; name some, or leave it out",
+        ),
+        (["dpo", "--strict"], "--strict: is about the records of --data"),
+        (["sft", "--data", "READY", "--val-data", "x.jsonl"], "--val-data: READY is a dataset already; leave it out"),
+        (["sft", "--data", "SOURCE", "--documents", "9"], "--documents: counts the chats of the source storyworld"),
+        (["sft", "--data", "SOURCE", "--val-data", "x", "--val-fraction", "0.1"], "--val-fraction: --val-data is held"),
+        (["distill", "--top-k", "5"], "--top-k: says how the teacher writes answers to --prompts; leave it out"),
+        (["distill", "--engine", "torch"], "--engine: says how the teacher writes"),
+        (["distill", "--temperature", "2"], "use --tuning.objective.temperature for that of the divergence"),
+    ],
+)
+def test_flags_that_would_be_without_effect_are_refused(
+    base: Path, capsys: pytest.CaptureFixture[str], arguments: list[str], words: str
+) -> None:
+    ready = base.parent / "ready"
+    ready.mkdir()
+    (ready / "dataset.json").write_text("{}")
+    places = {"READY": str(ready), "SOURCE": str(base.parent / "cats.jsonl")}
+    command, *flags = (places.get(word, word) for word in arguments)
+    if command == "distill":
+        flags += ["--teacher", str(base), "--data.path", "data"]
+    assert main([command, str(base), *flags, "--run", str(base.parent / "run")]) == 1
+    error = capsys.readouterr().err
+    assert words.replace("READY", str(ready)) in error
+    assert error.count("\n") == 1

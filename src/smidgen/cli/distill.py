@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from smidgen.cli.fields import describe_fields
-from smidgen.cli.sampling import add_sampling_flags, sampling_params
+from smidgen.cli.sampling import add_sampling_flags, given_sampling_flags, sampling_params
 from smidgen.cli.training import one_at_a_time, run_training
 
 if TYPE_CHECKING:
@@ -40,9 +40,10 @@ def configure(parser: argparse.ArgumentParser) -> None:
         help="learn the teacher's texts: a prompt a line, or JSON lines with a field prompt",
     )
     parser.add_argument("--write", metavar="FILE", help="write the teacher's answers to --prompts, and train nothing")
-    parser.add_argument("--engine", choices=["torch", "edge"], default="torch", help="what runs a teacher that writes")
+    parser.add_argument("--engine", choices=["torch", "edge"], help="what runs a teacher that writes (default: torch)")
     add_sampling_flags(parser, without=frozenset({"logprobs"}), temperature=1.0, seed=0)
-    fields = describe_fields(["tuning", "data", "training", "model", "tokenizer"])
+    parser.add_argument("--max-time", metavar="HOURS", help="save and stop after so long; the same command goes on")
+    fields = describe_fields(["tuning", "data", "training", "model", "tokenizer", "tracking"])
     parser.epilog = f"Any field of the configuration may be given as a flag:\n{fields}"
 
 
@@ -56,6 +57,8 @@ def run(args: argparse.Namespace) -> int:
             "STUDENT: name a preset, a model or a run, e.g. smidgen distill elite-tiny --teacher runs/large"
         )
 
+    if args.prompts is None:
+        _refuse_writing_flags(args)
     from smidgen.folders.run import is_run_folder
     from smidgen.training.base import load_training_config
     from smidgen.training.pretraining import pretrain
@@ -65,6 +68,8 @@ def run(args: argparse.Namespace) -> int:
     resumes = is_run_folder(args.student) and args.run in (None, args.student)
     run_path = Path(args.run or (args.student if resumes else f"runs/{Path(args.student).name}-distilled"))
     overrides = list(args.overrides)
+    if args.max_time is not None:
+        overrides += ["--training.max_time", args.max_time]
     by_texts = args.prompts is not None or (run_path / TEXTS).is_file()
     if args.teacher is None and not resumes:
         raise ConfigError("--teacher: name the model that the student learns from")
@@ -83,6 +88,14 @@ def run(args: argparse.Namespace) -> int:
     if args.prompts is not None:
         config = _with_texts(config, run_path, args)
     return run_training(pretrain, config, run_path, "distill")
+
+
+def _refuse_writing_flags(args: argparse.Namespace) -> None:
+    from smidgen.runtime.errors import ConfigError
+
+    for flag in [*given_sampling_flags(args), *(["--engine"] if args.engine else [])]:
+        instead = "; use --tuning.objective.temperature for that of the divergence" if flag == "--temperature" else ""
+        raise ConfigError(f"{flag}: says how the teacher writes answers to --prompts; leave it out{instead}")
 
 
 def _with_texts(config: Config, run_path: Path, args: argparse.Namespace) -> Config:
@@ -105,7 +118,7 @@ def _with_texts(config: Config, run_path: Path, args: argparse.Namespace) -> Con
             config,
             run_path,
             args.teacher,
-            lambda: open_engine(args.teacher, args.engine),
+            lambda: open_engine(args.teacher, args.engine or "torch"),
             prompts,
             sampling_params(args),
             _progress,
@@ -126,7 +139,7 @@ def _write(args: argparse.Namespace) -> int:
     if args.teacher is None or args.prompts is None:
         raise ConfigError("--write: needs --teacher MODEL and --prompts FILE")
     prompts = read_prompts(Path(args.prompts))
-    engine, tokenizer = open_engine(args.teacher, args.engine)
+    engine, tokenizer = open_engine(args.teacher, args.engine or "torch")
     written = write_texts(engine, tokenizer, prompts, Path(args.write), sampling_params(args), _progress)
     print(f"{args.write}: {written} new answers to {len(prompts)} prompts")
     return 0

@@ -25,5 +25,5 @@ def run(args: argparse.Namespace) -> int:
     from smidgen.tuning.run import tune
 
     config, run_path = load_tuning_config(args, "dpo")
-    config = with_data(config, run_path, args, "dpo", {}, documents=0)
+    config = with_data(config, run_path, args, "dpo", {})
     return run_training(tune, config, run_path, "dpo")

@@ -38,7 +38,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     what.add_argument("--suite", action="store_true", help="the built-in questions, beside a loss or GSM8K")
     what.add_argument("--gsm8k", metavar="FILE", help="GSM8K's questions from its JSONL file: form and answer")
     loss = parser.add_argument_group("loss")
-    loss.add_argument("--split", choices=["val", "train"], default="val", help="split of the dataset (default: val)")
+    loss.add_argument("--split", choices=["val", "train"], help="split of the dataset (default: val)")
     loss.add_argument("--tokens", type=int, metavar="N", help="read about N tokens of the split (default: all)")
     loss.add_argument("--seq-len", type=int, metavar="T", help="tokens a window (default: the model's context)")
     loss.add_argument("--stride", type=int, metavar="N", help="slide the window by N tokens over each document")
@@ -107,12 +107,19 @@ def chosen_categories(args: argparse.Namespace) -> tuple[Category, ...]:
     from smidgen.evaluation.suite.items import select
 
     asked: tuple[Category, ...] = ()
-    elsewhere = args.data or args.text or args.gsm8k
-    if args.suite or args.mode or args.category or not elsewhere:
+    if _asks_suite(args):
         asked += select(args.category, args.items)
     if args.gsm8k:
         asked += gsm8k_categories(args.gsm8k, args.items)
     return asked
+
+
+def _asks_suite(args: argparse.Namespace) -> bool:
+    return bool(args.suite or args.mode or args.category or not (args.data or args.text or args.gsm8k))
+
+
+def _asks(args: argparse.Namespace) -> bool:
+    return _asks_suite(args) or bool(args.gsm8k)
 
 
 def _check(args: argparse.Namespace) -> None:
@@ -129,11 +136,17 @@ def _check(args: argparse.Namespace) -> None:
             raise ConfigError(f"--{name} = {path}: there is no folder {Path(path).parent}; make it first")
     if args.question is not None and args.mode != "single":
         args.usage_error("--question belongs to --mode single")
-    for name in ("stride", "seq_len", "tokens"):
+    if args.question is not None and args.category:
+        args.usage_error("--question and --category: give one of them")
+    for name in ("stride", "seq_len"):
         if getattr(args, name) is not None and not (args.data or args.text):
             args.usage_error(f"--{name.replace('_', '-')} needs --data or --text")
-    if args.tokens is not None and not args.data:
-        args.usage_error("--tokens needs --data")
+    for name in ("tokens", "split"):
+        if getattr(args, name) is not None and not args.data:
+            args.usage_error(f"--{name} needs --data")
+    for name in ("items", "run_code"):
+        if getattr(args, name) and not _asks(args):
+            args.usage_error(f"--{name.replace('_', '-')} is about questions: add --suite, --category or --gsm8k")
     if args.mode == "single" and (len(args.model) > 1 or args.html or args.json or args.answers):
         args.usage_error("--mode single takes one MODEL and prints its answers: no --html, --json, --answers")
 

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 if TYPE_CHECKING:
     from smidgen.evaluation.likelihood import Logits
@@ -111,17 +111,19 @@ def check_model(args: argparse.Namespace, model: str, *, asks: bool) -> None:
     """
     from smidgen.runtime.chat_template import ChatTemplateError
 
+    tokenizer: Tokenizer | None = None
+    needs_tokenizer = asks or args.text
     if args.engine == "edge":
         from smidgen.cli.engines import stored_model
         from smidgen.tokenization import load_tokenizer
 
         folder = stored_model(model)
-        tokenizer = load_tokenizer(folder) if asks or args.text else None
+        tokenizer = load_tokenizer(folder) if needs_tokenizer else None
     else:
         from smidgen import folders
 
         folders.resolve(model)
-        tokenizer = folders.load_tokenizer(model) if asks or args.text else None
+        tokenizer = folders.load_tokenizer(model) if needs_tokenizer else None
     if args.mode == "chat" and tokenizer is not None and not tokenizer.chat_template:
         raise ChatTemplateError(f"{model}: has no chat template, so --mode chat has nothing to ask; use test")
 
@@ -174,7 +176,7 @@ def _by_torch(opened: Opened) -> Perplexity:
         return evaluate_text(opened.decoder, opened.tokenizer, _text(args), **options)
     dataset = Dataset.open(args.data)
     check_tokenizer(opened.name, dataset)
-    return evaluate_dataset(opened.decoder, dataset, split=args.split, max_tokens=args.tokens, **options)
+    return evaluate_dataset(opened.decoder, dataset, split=args.split or "val", max_tokens=args.tokens, **options)
 
 
 def _by_logits(opened: Opened, context: int) -> Perplexity:
@@ -195,9 +197,10 @@ def _by_logits(opened: Opened, context: int) -> Perplexity:
         )
     dataset = Dataset.open(args.data)
     compatibility.check_tokenizer(dataset, dataset.path, opened.tokenizer, opened.name)
-    split = dataset.train if args.split == "train" else dataset.val
+    name: Literal["train", "val"] = args.split or "val"
+    split = dataset.train if name == "train" else dataset.val
     bytes_per_token = split.num_bytes / split.num_tokens if split.num_bytes else None
-    windows = SlidingWindows(documents(dataset, args.split, args.tokens), length, stride)
+    windows = SlidingWindows(documents(dataset, name, args.tokens), length, stride)
     return evaluate_logits(opened.logits, windows, bytes_per_token)
 
 

@@ -63,6 +63,11 @@ def sampling_params(args: argparse.Namespace) -> SamplingParams:
     return SamplingParams(**{**args.sampling_defaults, **values})
 
 
+def given_sampling_flags(args: argparse.Namespace) -> list[str]:
+    """Those of `add_sampling_flags` that stand in the command."""
+    return [f"--{name.replace('_', '-')}" for name in _FLAGS if getattr(args, name, None) is not None]
+
+
 def _bias(text: str) -> tuple[int, float]:
     token, _, value = text.partition(":")
     try:

@@ -24,7 +24,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--weight", metavar="SOURCE=W", action="append", default=[], help="share of a source, in any unit (default: 1)"
     )
-    parser.add_argument("--documents", metavar="N", type=int, default=5000, help="chats of storyworld (default: 5,000)")
+    parser.add_argument("--documents", metavar="N", type=int, help="chats of storyworld (default: 5,000)")
     parser.add_argument(
         "--preview", metavar="N", type=int, nargs="?", const=3, help="show N conversations as tokens, and stop"
     )
@@ -41,7 +41,7 @@ def run(args: argparse.Namespace) -> int:
             raise ConfigError("--preview: shows conversations of --data; name some")
         preview(config, args.data, args.preview)
         return 0
-    config = with_data(config, run_path, args, "sft", _weights(args.weight), args.documents)
+    config = with_data(config, run_path, args, "sft", _weights(args.weight))
     from smidgen.tuning.run import tune
 
     return run_training(tune, config, run_path, "sft")

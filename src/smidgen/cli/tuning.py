@@ -23,7 +23,7 @@ def add_tuning_flags(parser: argparse.ArgumentParser, kind: str, data_help: str)
     parser.add_argument("--run", metavar="DIR", help=f"run folder to make or resume (default: runs/<name>-{kind})")
     parser.add_argument("--data", metavar="SOURCE", nargs="+", default=[], help=data_help)
     parser.add_argument("--val-data", metavar="SOURCE", nargs="+", default=[], help="held-out data (default: a share)")
-    parser.add_argument("--val-fraction", metavar="F", type=float, default=0.02, help="share held out (default: 0.02)")
+    parser.add_argument("--val-fraction", metavar="F", type=float, help="share held out (default: 0.02)")
     parser.add_argument(
         "--strict", action="store_true", help="stop at the first unusable record instead of counting it"
     )
@@ -60,37 +60,53 @@ def _kind_of(run: Path) -> str:
     return load_config(run).tuning.objective.kind
 
 
-def with_data(
-    config: Config, run_path: Path, args: argparse.Namespace, kind: str, weights: dict[str, float], documents: int
-) -> Config:
-    """The configuration with the dataset folder of what --data names, made in the run folder unless it is there."""
+def with_data(config: Config, run_path: Path, args: argparse.Namespace, kind: str, weights: dict[str, float]) -> Config:
+    """The configuration with the dataset folder of what --data names, made in the run folder unless it is there.
+
+    Raises ConfigError for flags that would be without effect.
+    """
     from smidgen.data.manifest import MANIFEST_NAME
     from smidgen.runtime.errors import ConfigError
 
     if not args.data:
+        _refuse_preparing(args, "is about the records of --data; name some, or leave it out")
         return config
     if len(args.data) == 1 and (Path(args.data[0]) / MANIFEST_NAME).is_file():
+        _refuse_preparing(args, f"{args.data[0]} is a dataset already; leave it out")
         return _with(config, path=args.data[0], mixture=None)
     unknown = set(weights) - set(args.data)
     if unknown:
         raise ConfigError(f"--weight {unknown.pop()}: names none of the sources; write it as in --data")
+    if args.val_data and args.val_fraction is not None:
+        raise ConfigError("--val-fraction: --val-data is held out instead of a share; give one of them")
+    if getattr(args, "documents", None) is not None and "storyworld" not in args.data:
+        raise ConfigError("--documents: counts the chats of the source storyworld; leave it out")
     with one_at_a_time(run_path):
         if not weights:
             folder = run_path / "conversations"
-            report_prepared(_prepare(config, args.data, folder, args, kind, documents), kind)
+            report_prepared(_prepare(config, args.data, folder, args, kind), kind)
             return _with(config, path=str(folder), mixture=None)
         mixture = {}
         for number, source in enumerate(args.data):
             folder = run_path / "conversations" / f"{number:02d}"
-            report_prepared(_prepare(config, [source], folder, args, kind, documents), kind)
+            report_prepared(_prepare(config, [source], folder, args, kind), kind)
             mixture[str(folder)] = weights.get(source, 1.0)
         return _with(config, path=None, mixture=mixture)
 
 
+def _refuse_preparing(args: argparse.Namespace, why: str) -> None:
+    from smidgen.runtime.errors import ConfigError
+
+    for name in ("val_data", "val_fraction", "strict", "weight", "documents"):
+        if getattr(args, name, None) not in (None, [], False):
+            raise ConfigError(f"--{name.replace('_', '-')}: {why}")
+
+
 def _prepare(
-    config: Config, sources: list[str], folder: Path, args: argparse.Namespace, kind: str, documents: int
+    config: Config, sources: list[str], folder: Path, args: argparse.Namespace, kind: str
 ) -> PreparedConversations:
     from smidgen.data.conversations.folder import prepare_conversations
+    from smidgen.data.conversations.reading import DEFAULT_CHATS
     from smidgen.tuning.run import base_tokenizer
 
     tokenizer: BaseTokenizer = base_tokenizer(config)
@@ -100,8 +116,8 @@ def _prepare(
         tokenizer,
         kind="preferences" if kind == "dpo" else "conversations",
         val_sources=args.val_data,
-        val_fraction=args.val_fraction,
-        documents=documents,
+        val_fraction=0.02 if args.val_fraction is None else args.val_fraction,
+        documents=getattr(args, "documents", None) or DEFAULT_CHATS,
         strict=args.strict,
     )
 
