@@ -5,8 +5,9 @@ The oracle is always the plain decoder on the tokens that the model is to see, w
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import pytest
 import torch
@@ -27,19 +28,24 @@ def counted(engine: TorchEngine) -> Iterator[list[int]]:
     sizes: list[int] = []
     layer = engine._model.layers[0]
     handle = layer.register_forward_pre_hook(lambda _, inputs: sizes.append(inputs[0].shape[0] * inputs[0].shape[1]))
-    original = engine._decoding._layer
+    step = engine._decoding
+    originals = {"start": step.start, "logits": step.logits}
 
-    def decode(own: object, x: torch.Tensor, *rest: object) -> object:
-        if own is layer:
-            sizes.append(len(x))
-        return original(own, x, *rest)
+    def counting(original: Callable[[int, int], Any]) -> Callable[[int, int], Any]:
+        def counted_step(count: int, longest: int) -> object:
+            sizes.append(count)
+            return original(count, longest)
 
-    engine._decoding._layer = decode
+        return counted_step
+
+    for name, original in originals.items():
+        setattr(step, name, counting(original))
     try:
         yield sizes
     finally:
         handle.remove()
-        engine._decoding._layer = original
+        for name, original in originals.items():
+            setattr(step, name, original)
 
 
 # Contexts that slide.

@@ -189,10 +189,9 @@ def test_on_a_gpu(preset: str) -> None:
 
 
 @pytest.mark.parametrize("preset", DTYPES)
-def test_a_single_row_is_told_by_its_position(preset: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The cheaper step of one request answers as the step of tensors does, also beyond a ring's window."""
+def test_a_recorded_step_answers_as_direct_calls(preset: str) -> None:
+    """Also beyond a ring's window, and where the span of the recording changes."""
     model, prompts = make_model(preset, DTYPES[preset]), make_prompts((3, 75))
     params = SamplingParams(max_new_tokens=90, temperature=0)
-    alone = tokens(TorchEngine(model, max_batch_size=1), prompts, params)
-    monkeypatch.setattr(DecodingStep, "_through_layers_by_position", DecodingStep._through_layers)
-    assert alone == tokens(TorchEngine(model, max_batch_size=1), prompts, params)
+    recorded = tokens(TorchEngine(model, max_batch_size=1), prompts, params)
+    assert recorded == tokens(TorchEngine(model, max_batch_size=1, decoding=DecodingStep), prompts, params)

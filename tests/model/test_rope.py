@@ -13,7 +13,7 @@ from smidgen.model.rope import (
     rotate_halves,
     rotate_interleaved,
     rotation,
-    token_rotation,
+    rotation_matrix,
     yarn_frequencies,
     yarn_softmax_factor,
 )
@@ -58,10 +58,12 @@ def test_yarn_softmax_factor() -> None:
     assert yarn_softmax_factor(Yarn(factor=1.0)) == 1.0
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_one_token_is_rotated_as_several_are(dtype: torch.dtype) -> None:
+@pytest.mark.parametrize("rotate", [rotate_halves, rotate_interleaved])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64])
+def test_one_token_is_rotated_by_a_matrix_as_by_sums(rotate, dtype: torch.dtype) -> None:  # type: ignore[no-untyped-def]
     torch.manual_seed(0)
-    x, frequencies = torch.randn(1, 3, 1, 16).to(dtype), inverse_frequencies(16, 10_000.0)
-    several, one = rotation(torch.tensor([[77]]), frequencies), token_rotation(77, frequencies)
-    assert torch.equal(rotate_interleaved(x, one), rotate_interleaved(x, several))
-    torch.testing.assert_close(rotate_halves(x, one), rotate_halves(x, several), rtol=1e-5, atol=1e-6)
+    x = torch.randn(2, 3, 1, 16).to(dtype)
+    by = rotation(torch.tensor([[77], [5]]), inverse_frequencies(16, 10_000.0))
+    whole = by._replace(matrix=rotation_matrix(by, interleaved=rotate is rotate_interleaved))
+    tolerance = {torch.float64: 0.0, torch.float32: 1e-6, torch.bfloat16: 2**-7}[dtype]
+    torch.testing.assert_close(rotate(x, whole), rotate(x, by), rtol=tolerance, atol=tolerance)

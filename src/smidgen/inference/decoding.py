@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
-from contextlib import AbstractContextManager, ExitStack
+from contextlib import AbstractContextManager, ExitStack, nullcontext
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -21,6 +21,7 @@ from torch import Tensor
 
 from smidgen.config import LayerType
 from smidgen.inference.frozen import head_product
+from smidgen.inference.replay import replayed
 from smidgen.model import Cache, Decoder
 from smidgen.model.attention import LayerInputs
 from smidgen.model.cache import LayerCache
@@ -32,6 +33,8 @@ NOTHING_LEFT, NOT_FINITE = -1, -2
 """In place of a token: every token is forbidden; the logits are NaN or infinite."""
 SHORTEST_SPAN = 256
 """Slots of the cache that a captured step looks at, at least; longer spans double."""
+RECORDED_SPAN = 128
+"""Spans of recorded steps are multiples of it: recording takes about as long as a step by direct calls."""
 
 
 def checked(logits: Tensor, chosen: Tensor, largest: Tensor) -> Tensor:
@@ -136,9 +139,7 @@ class DecodingStep:
         return self._run(count, longest)[0]
 
     def _run(self, rows: int, span: int) -> tuple[Tensor, Tensor]:
-        # A single row's token is the newest one: what the host knows need not be told to it by tensors.
-        through = self._through_layers_by_position if rows == 1 and self._device.type == "cpu" else self._through_layers
-        logits, result = end(self._model, through(rows, span))
+        logits, result = end(self._model, self._through_layers(rows, span))
         self._tokens[:rows].copy_(result.clamp(min=0))
         self._positions[:rows].add_(self._active[:rows])
         return logits, result
@@ -147,15 +148,6 @@ class DecodingStep:
         tokens, positions, active = self._tokens[:rows], self._positions[:rows], self._active[:rows]
         cache = self._cache.rows(0, rows)
         x, inputs = self._begin(self._model, tokens, positions, active, span, cache)
-        for layer, own in zip(self._layers, cache.layers, strict=True):
-            x = self._layer(layer, x, inputs[layer.layer_type], own)
-        return x
-
-    def _through_layers_by_position(self, rows: int, span: int) -> Tensor:
-        assert rows == 1, "positions of several rows are tensors"
-        cache = self._cache.rows(0, 1)
-        inputs = self._model.row_inputs(span - 1, cache)
-        x = self._model.embed(self._tokens[:1, None])
         for layer, own in zip(self._layers, cache.layers, strict=True):
             x = self._layer(layer, x, inputs[layer.layer_type], own)
         return x
@@ -218,11 +210,15 @@ class GraphedDecodingStep(DecodingStep):
         return self._logits[:count]
 
     def _replay(self, count: int, longest: int) -> None:
-        size = rows_of_graph(count, self._cache.batch_size), span_of_graph(longest, self._cache.max_seq_len)
+        size = self._size(count, longest)
         graph = self._graphs.get(size)
         if graph is None:
             graph = self._graphs[size] = self._captured(*size)
         graph()
+
+    def _size(self, count: int, longest: int) -> tuple[int, int]:
+        """Rows and span of the step that is captured for so many rows, none of which stands at `longest` or beyond."""
+        return rows_of_graph(count, self._cache.batch_size), span_of_graph(longest, self._cache.max_seq_len)
 
     def _captured(self, rows: int, span: int) -> Callable[[], object]:
         def step() -> None:
@@ -233,7 +229,7 @@ class GraphedDecodingStep(DecodingStep):
         held = [buffer.clone() for buffer in (self._tokens, self._positions, self._active)]
         self._active.zero_()  # what warms up keeps nothing in the cache
         try:
-            with _many_shapes():
+            with _many_shapes() if self._is_compiled else nullcontext():
                 return self._capture(step)
         # The compiler is a large machine over the user's drivers and toolchain; decoding must not depend on it.
         except Exception as error:
@@ -246,6 +242,24 @@ class GraphedDecodingStep(DecodingStep):
         finally:
             for buffer, before in zip((self._tokens, self._positions, self._active), held, strict=True):
                 buffer.copy_(before)
+
+
+class ReplayedDecodingStep(GraphedDecodingStep):
+    """On a CPU: a single row's step by its recorded operations (see inference/replay.py), others by direct calls."""
+
+    runs_ahead = False
+
+    def __init__(self, model: Decoder, cache: Cache) -> None:
+        super().__init__(model, cache, compiled=False, capture=replayed)
+
+    def start(self, count: int, longest: int) -> Pending:
+        return super().start(count, longest) if count == 1 else DecodingStep.start(self, count, longest)
+
+    def logits(self, count: int, longest: int) -> Tensor:
+        return super().logits(count, longest) if count == 1 else DecodingStep.logits(self, count, longest)
+
+    def _size(self, count: int, longest: int) -> tuple[int, int]:
+        return count, min(-(-longest // RECORDED_SPAN) * RECORDED_SPAN, self._cache.max_seq_len)
 
 
 class CudaGraphs:

@@ -13,7 +13,14 @@ from typing import TypeVar
 import torch
 from torch import Tensor
 
-from smidgen.inference.decoding import NOT_FINITE, NOTHING_LEFT, DecodingStep, GraphedDecodingStep, Pending
+from smidgen.inference.decoding import (
+    NOT_FINITE,
+    NOTHING_LEFT,
+    DecodingStep,
+    GraphedDecodingStep,
+    Pending,
+    ReplayedDecodingStep,
+)
 from smidgen.inference.frozen import frozen, head_product
 from smidgen.inference.fused import fuse
 from smidgen.inference.lookup import PromptLookup
@@ -97,7 +104,7 @@ class TorchEngine:
             cache = self._model.new_cache(max_batch_size, self._info.max_seq_len, ring_slack=slack)
             self._rows = Rows(cache, reuse_prefixes)
             self._sampler = Sampler(max_batch_size, self._info.vocab_size, self._device)
-            make = decoding or (GraphedDecodingStep if is_gpu else DecodingStep)
+            make = decoding or (GraphedDecodingStep if is_gpu else ReplayedDecodingStep)
             self._decoding = make(self._model, cache)
         self._free_slots = list(range(max_batch_size))
         self._waiting: deque[Request] = deque()

@@ -10,10 +10,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from smidgen.inference.integer import integer_form, integer_linear
-from smidgen.kernels.bf16 import multiplies_bf16_fast
+from smidgen.kernels.bf16 import emulates_bf16
 from smidgen.kernels.integer_products import int8_linear
 from smidgen.model import Decoder
 from smidgen.model.linear import Linear
+from smidgen.model.norm import RMSNormPlusOne
 from smidgen.model.quantized import QuantizedLinear, QuantizedVocabulary
 from smidgen.model.vocabulary import VocabularyMatrix
 
@@ -21,6 +22,8 @@ FEW_ROWS = 64
 """Up to this many rows, `W · xᵀ` is faster on a CPU in bfloat16 than `x · Wᵀ`."""
 WIDENED_ROWS = 8
 """From this many rows on, a CPU that only emulates bfloat16 products is faster with a float32 copy of the weight."""
+SMALL_MATRIX = 2**19
+"""Numbers of a weight below which the beginning of a product costs more than its reading."""
 
 
 def product(x: Tensor, weight: Tensor) -> Tensor:
@@ -29,17 +32,33 @@ def product(x: Tensor, weight: Tensor) -> Tensor:
     oneDNN's bfloat16 product of a few rows reads the weight at 60 % of the speed of the product with the factors
     exchanged (elite-112m, 1 to 64 rows); the results are equal to the bit. Where the processor has no instructions for
     bfloat16, a single row still profits from its half of the bytes, and many rows from a float32 copy of the weight.
+    There a single row's product begins by oneDNN at a cost of 50 µs, which for small matrices PyTorch's own does not.
     """
     rows = x.shape[:-1].numel()
     if x.dtype != torch.bfloat16 or x.device.type != "cpu":
         return F.linear(x, weight)
-    if rows >= WIDENED_ROWS and not multiplies_bf16_fast(x.device):
-        return F.linear(x.float(), weight.float()).to(x.dtype)
+    if emulates_bf16(x):
+        if rows >= WIDENED_ROWS:
+            return F.linear(x.float(), weight.float()).to(x.dtype)
+        if rows == 1 and weight.numel() < SMALL_MATRIX:
+            return F.linear(x, weight)
+        if rows == 1 and weight.stride(0) == 1:
+            return torch.mm(x.view(1, -1), weight.t()).view(*x.shape[:-1], weight.shape[0])
     if rows > FEW_ROWS:
         return F.linear(x, weight)
     flat = x.reshape(rows, x.shape[-1])
     result = torch.mv(weight, flat[0]) if rows == 1 else torch.mm(weight, flat.t()).t().contiguous()
     return result.view(*x.shape[:-1], weight.shape[0])
+
+
+def laid_out(weight: Tensor) -> Tensor:
+    """`weight` [out, in] as a single row's product reads it fastest.
+
+    A CPU that only emulates bfloat16 reads a large one with many more rows than columns, a head above all, up to 40 %
+    faster column by column: 10 GB/s on a Xeon that reads 7 row by row.
+    """
+    is_tall = weight.shape[0] >= 2 * weight.shape[1] and weight.numel() >= SMALL_MATRIX
+    return weight.t().contiguous().t() if is_tall and emulates_bf16(weight) else weight
 
 
 class FrozenLinear(nn.Module):
@@ -106,6 +125,8 @@ def frozen(model: Decoder) -> Decoder:
             for name, module in list(parent.named_children()):
                 if isinstance(module, Linear) and not _stays_packed(name, module):
                     setattr(parent, name, _frozen_linear(name, module, dtype))
+                elif isinstance(module, RMSNormPlusOne):
+                    setattr(parent, name, module.plain())
         result.model.embed_tokens = _frozen_vocabulary(result.model.embed_tokens, dtype)
         if not result.config.tie_word_embeddings:
             result.lm_head = _frozen_vocabulary(result.lm_head, dtype)
@@ -134,4 +155,4 @@ def _stays_packed(name: str, module: Linear) -> bool:
 
 
 def _constant(weight: Tensor) -> nn.Parameter:
-    return nn.Parameter(weight.detach(), requires_grad=False)
+    return nn.Parameter(laid_out(weight.detach()), requires_grad=False)

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from smidgen.inference.frozen import FrozenLinear, product
+from smidgen.inference.frozen import FrozenLinear, laid_out, product
 from smidgen.inference.integer import IntegerLinear
 from smidgen.model import Decoder
 from smidgen.model.attention import GroupedQueryAttention, LatentAttention
@@ -22,7 +22,7 @@ class FusedLinear(nn.Module):
         self.quantizer = linears[0].quantizer
         self.sizes = [linear.weight.shape[0] for linear in linears]
         weight = torch.cat([linear.weight for linear in linears])
-        self.weight = nn.Parameter(weight, requires_grad=False)
+        self.weight = nn.Parameter(laid_out(weight), requires_grad=False)
 
     def forward(self, x: Tensor) -> Sequence[Tensor]:
         return product(self.quantizer.input(x), self.weight).split(self.sizes, dim=-1)

@@ -12,6 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from smidgen.kernels.bf16 import emulates_bf16
 from smidgen.kernels.blocked_attention import blocked_attention
 from smidgen.kernels.cross_entropy import imagines_gpu
 from smidgen.model.flex import attend_flexibly
@@ -156,6 +157,8 @@ def _attend_once(query: Tensor, key: Tensor, value: Tensor, added: Tensor | None
     Scores and softmax are in float32 at least; `added` [B, 1, 1, S] or None.
     """
     batch, heads, _, size = query.shape
+    if emulates_bf16(query):
+        return _attend_once_in_float32(query, key, value, added, scale).to(query.dtype)
     grouped = (query * scale).reshape(batch, key.shape[1], -1, size)
     scores = grouped @ key.transpose(-1, -2)
     if scores.dtype != torch.float64:
@@ -164,6 +167,21 @@ def _attend_once(query: Tensor, key: Tensor, value: Tensor, added: Tensor | None
         scores = scores + added
     mixed = scores.softmax(-1).to(value.dtype) @ value
     return mixed.reshape(batch, heads, 1, -1)
+
+
+def _attend_once_in_float32(query: Tensor, key: Tensor, value: Tensor, added: Tensor | None, scale: float) -> Tensor:
+    """The same where products of bfloat16 are only emulated: converting all keys costs less than one of them."""
+    batch, heads, _, size = query.shape
+    kv_heads = key.shape[1]
+    grouped = query.float().reshape(batch * kv_heads, -1, size)
+    keys = key.float().flatten(0, 1).transpose(1, 2)
+    if added is None:
+        scores = torch.bmm(grouped, keys) * scale
+    else:
+        added = added[:, 0] if batch == 1 else added.expand(-1, kv_heads, -1, -1).flatten(0, 1)
+        scores = torch.baddbmm(added, grouped, keys, alpha=scale)
+    mixed = torch.bmm(scores.softmax(-1), value.float().flatten(0, 1))
+    return mixed.view(batch, heads, 1, -1)
 
 
 def _attend_in_blocks(

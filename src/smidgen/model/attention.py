@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from smidgen import config
 from smidgen.config import LayerType
+from smidgen.kernels.bf16 import emulates_bf16
 from smidgen.model.attend import Visibility, attend
 from smidgen.model.cache import AnyStep, LayerCache, LayerShape
 from smidgen.model.norm import make_norm
@@ -43,6 +44,9 @@ class LayerInputs:
 
 class GroupedQueryAttention(nn.Module):
     """Query heads in groups that share keys and values; full, or over a sliding window."""
+
+    interleaved = False
+    """Whether RoPE turns neighbouring dimensions."""
 
     def __init__(self, model: config.ModelConfig, layer_type: LayerType) -> None:
         super().__init__()
@@ -116,6 +120,8 @@ class LatentAttention(nn.Module):
     Keys' nope part and values come from the normed latent ĉ through `kv_b_proj`. In absorb mode the cache holds
     `[ĉ | k_rope]` and the queries are carried into the latent space: one key head that all queries share.
     """
+
+    interleaved = True
 
     def __init__(self, model: config.ModelConfig, layer_type: LayerType) -> None:
         super().__init__()
@@ -236,6 +242,8 @@ class LatentAttention(nn.Module):
 def _by_head(x: Tensor, weight: Tensor) -> Tensor:
     """`x[b, h] · weight[h]` for x [B, H, T, d] and weight [H, d, e]: one product a head, whatever the batch."""
     batch, _, length, _ = x.shape
+    if emulates_bf16(x):
+        return _by_head(x.float(), weight.float()).to(x.dtype)
     if batch == 1:
         return x @ weight
     product = x.transpose(0, 1).flatten(1, 2) @ weight

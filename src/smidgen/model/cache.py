@@ -73,8 +73,6 @@ class LayerCache:
 
         The result fits `step.visibility[...]` of this layer's type. Value is None for a latent layer.
         """
-        if isinstance(step, RowStep):
-            return self._append_to_row(key, value, step)
         if isinstance(step, TokenStep):
             return self._append_token(key, value, step)
         if step.starts_empty:
@@ -92,21 +90,16 @@ class LayerCache:
         stop = min(step.longest, self.capacity)
         return self.keys[:, :, :stop], None if self.values is None else self.values[:, :, :stop]
 
-    def _append_to_row(self, key: Tensor, value: Tensor | None, step: RowStep) -> tuple[Tensor, Tensor | None]:
-        self.keys[:, :, step.slot : step.slot + 1] = key
-        if self.values is None or value is None:
-            return self.keys[:, :, : step.stop], None
-        self.values[:, :, step.slot : step.slot + 1] = value
-        return self.keys[:, :, : step.stop], self.values[:, :, : step.stop]
-
     def _append_token(self, key: Tensor, value: Tensor | None, step: TokenStep) -> tuple[Tensor, Tensor | None]:
-        heads = torch.arange(key.shape[1], device=key.device)
-        place = (step.rows[:, None], heads[None], step.slots[:, None])
-        self.keys.index_put_(place, key[:, :, 0])
-        if self.values is None or value is None:
-            return self.keys[:, :, : step.stop], None
-        self.values.index_put_(place, value[:, :, 0])
-        return self.keys[:, :, : step.stop], self.values[:, :, : step.stop]
+        for buffer, new in ((self.keys, key), (self.values, value)):
+            if buffer is None or new is None:
+                continue
+            if len(new) == 1 and buffer.device.type == "cpu":
+                buffer[0].index_copy_(1, step.slots, new[0])
+            else:
+                heads = torch.arange(new.shape[1], device=new.device)
+                buffer.index_put_((step.rows[:, None], heads[None], step.slots[:, None]), new[:, :, 0])
+        return self.keys[:, :, : step.stop], None if self.values is None else self.values[:, :, : step.stop]
 
     def _write(self, key: Tensor, value: Tensor | None, step: CacheStep) -> None:
         slots = step.slots(self.capacity, self.is_ring)
@@ -128,16 +121,6 @@ class TokenStep:
     """int64 [B]: 0 … B - 1."""
     slots: Tensor
     """int64 [B]: where each row's token is stored; the layer's capacity for rows without one."""
-    stop: int
-    """Slots that are attended to."""
-    starts_empty: bool = False
-
-
-@dataclass(frozen=True)
-class RowStep:
-    """One token for a single row whose place the host knows, for the layers of one type: the cheapest to write."""
-
-    slot: int
     stop: int
     """Slots that are attended to."""
     starts_empty: bool = False
@@ -218,7 +201,7 @@ class CacheStep:
         return torch.where(discarded, capacity, stored).to(self._device)
 
 
-AnyStep = CacheStep | TokenStep | RowStep
+AnyStep = CacheStep | TokenStep
 
 
 class Cache:

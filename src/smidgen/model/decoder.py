@@ -14,13 +14,13 @@ from smidgen.kernels.cross_entropy import imagines_gpu
 from smidgen.model import flex
 from smidgen.model.attend import Visibility
 from smidgen.model.attention import LayerInputs, attention_class, residual_dropout
-from smidgen.model.cache import Cache, CacheStep, LayerCache, RowStep, TokenStep, ring_capacity
+from smidgen.model.cache import Cache, CacheStep, LayerCache, TokenStep, ring_capacity
 from smidgen.model.checkpointing import run_checkpointed
 from smidgen.model.feed_forward import FeedForward
 from smidgen.model.initialization import initialize
 from smidgen.model.norm import make_norm
 from smidgen.model.quantized import make_embedding, make_head, refuse_training
-from smidgen.model.rope import rotation, token_rotation
+from smidgen.model.rope import rotation, rotation_matrix
 
 if TYPE_CHECKING:
     from smidgen.model.lora import Adapter
@@ -214,25 +214,10 @@ class Decoder(nn.Module):
             added = torch.zeros_like(visible, dtype=torch.float32).masked_fill_(~visible, -torch.inf)[:, None, None]
             step = TokenStep(rows, slots.masked_fill(active == 0, capacity), used)
             angles = rotation(positions[:, None], frequencies)
+            if positions.device.type == "cpu" and not torch.compiler.is_compiling():
+                interleaved = attention_class(self.config).interleaved
+                angles = angles._replace(matrix=rotation_matrix(angles, interleaved=interleaved))
             inputs[layer_type] = LayerInputs(angles, Visibility(added=added), 0.0, step)
-        return inputs
-
-    def row_inputs(self, position: int, cache: Cache) -> dict[LayerType, LayerInputs]:
-        """`token_inputs` for a single row whose token stands at a position that the host knows: masks only where a
-        ring holds more than its window.
-        """
-        inputs: dict[LayerType, LayerInputs] = {}
-        for layer_type, frequencies in self._frequencies.items():
-            window = self._window if layer_type == "sliding" else None
-            capacity = ring_capacity(window, cache.max_seq_len, cache.ring_slack)
-            used = min(position + 1, capacity)
-            visibility = Visibility(everything=True)
-            if window is not None and used > window:
-                age = (position - torch.arange(used, device=frequencies.device)) % capacity
-                added = torch.zeros(used, device=age.device).masked_fill_(age >= window, -torch.inf)
-                visibility = Visibility(added=added[None, None, None])
-            turned = token_rotation(position, frequencies)
-            inputs[layer_type] = LayerInputs(turned, visibility, 0.0, RowStep(position % capacity, used))
         return inputs
 
     def move_frequencies(self, device: torch.device) -> None:

@@ -17,8 +17,8 @@ class Rotation(NamedTuple):
 
     cos: Tensor
     sin: Tensor
-    doubled: tuple[Tensor, Tensor] | None = None
-    """`[cos, cos]` and `[-sin, sin]`, [..., d]: with them a single token is rotated in fewer calls (Llama's layout)."""
+    matrix: Tensor | None = None
+    """The same as what a single token's heads are multiplied by from the right, float32 [B, d, d], in their layout."""
 
 
 def inverse_frequencies(head_dim: int, theta: float) -> Tensor:
@@ -57,27 +57,35 @@ def rotation(positions: Tensor, frequencies: Tensor) -> Rotation:
     return Rotation(angles.cos(), angles.sin())
 
 
-def token_rotation(position: int, frequencies: Tensor) -> Rotation:
-    """Angles of one position, for a single token."""
-    angles = (frequencies * position)[None, None, None]
-    cos, sin = angles.cos(), angles.sin()
-    return Rotation(cos, sin, (torch.cat([cos, cos], dim=-1), torch.cat([-sin, sin], dim=-1)))
+def rotation_matrix(by: Rotation, *, interleaved: bool) -> Tensor:
+    """`Rotation.matrix` of one token a row: for pairs (2i, 2i + 1), or (i, i + d/2)."""
+    cos, sin = (torch.diag_embed(part[:, 0, 0]) for part in (by.cos, by.sin))
+    if interleaved:
+        parts = torch.stack([torch.stack([cos, sin], dim=-1), torch.stack([-sin, cos], dim=-1)], dim=-3)
+        return parts.flatten(-2).flatten(1, 2)
+    return torch.cat([torch.cat([cos, sin], dim=-1), torch.cat([-sin, cos], dim=-1)], dim=-2)
 
 
 def rotate_halves(x: Tensor, by: Rotation) -> Tensor:
     """Rotate [B, H, T, d] where dimension i pairs with i + d/2 (Llama's layout); float32 inside."""
     if lean.is_worthwhile(x, by.cos, by.sin):
         return lean.RotateHalves.apply(x, by.cos, by.sin)
+    if by.matrix is not None and x.dtype != torch.float64:
+        return _multiply(x, by.matrix)
     first, second = x.chunk(2, dim=-1)
-    if by.doubled is not None:
-        cos, sin = by.doubled
-        return torch.addcmul(x.float() * cos, torch.cat([second, first], dim=-1).float(), sin).to(x.dtype)
     rotated = torch.cat([first * by.cos - second * by.sin, second * by.cos + first * by.sin], dim=-1)
     return rotated.to(x.dtype)
 
 
 def rotate_interleaved(x: Tensor, by: Rotation) -> Tensor:
     """Rotate [B, H, T, d] where dimension 2i pairs with 2i + 1 (DeepSeek's layout); float32 inside."""
+    if by.matrix is not None and x.dtype != torch.float64:
+        return _multiply(x, by.matrix)
     first, second = x.unflatten(-1, (-1, 2)).unbind(-1)
     rotated = torch.stack([first * by.cos - second * by.sin, second * by.cos + first * by.sin], dim=-1)
     return rotated.flatten(-2).to(x.dtype)
+
+
+def _multiply(x: Tensor, matrix: Tensor) -> Tensor:
+    """One token's heads [B, H, 1, d] by a matrix a row: one product in place of the sums that it stands for."""
+    return (x[:, :, 0].to(matrix.dtype) @ matrix)[:, :, None].to(x.dtype)
