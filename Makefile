@@ -18,7 +18,7 @@ help:
 	@echo "make quickstart   build a corpus, train a model on it, measure it, let it write (a few minutes)"
 	@echo "make native       build the edge engine's library again after a change of its sources"
 	@echo "make test         run the tests"
-	@echo "make test-interop exported models in llama.cpp, onnxruntime and two versions of transformers (builds llama.cpp: minutes)"
+	@echo "make test-interop exported models in llama.cpp, onnxruntime, transformers and transformers.js (builds llama.cpp: minutes)"
 	@echo "make lint         ruff and mypy"
 	@echo "make format       let ruff format the code"
 	@echo "make test-browser   the chat page in headless Chromium (apt install chromium chromium-driver)"
@@ -47,6 +47,7 @@ test: $(INSTALLED)
 VENVS := .venvs
 LLAMA_CPP ?= llama-cpp-python==0.3.36
 GENAI ?= onnxruntime-genai==0.18.0
+TRANSFORMERS_JS ?= @huggingface/transformers@4.3.1
 TRANSFORMERS_4 ?= torch==2.13.0 transformers==4.56.2 accelerate==1.15.0
 
 $(VENVS)/llama.cpp/.installed: Makefile
@@ -64,10 +65,17 @@ $(VENVS)/genai/.installed: Makefile
 	$(@D)/bin/python -m pip install --quiet $(PIP_ARGS) $(GENAI)
 	@touch $@
 
-test-interop: $(INSTALLED) $(VENVS)/llama.cpp/.installed $(VENVS)/transformers-4/.installed $(VENVS)/genai/.installed
+# Without Node its tests are skipped. Its packages' install scripts would fetch what only GPUs and images need.
+$(VENVS)/transformers.js/.installed: Makefile
+	mkdir -p $(@D)
+	if command -v npm > /dev/null; then npm install --silent --no-fund --ignore-scripts --prefix $(@D) $(TRANSFORMERS_JS); fi
+	@touch $@
+
+test-interop: $(INSTALLED) $(VENVS)/llama.cpp/.installed $(VENVS)/transformers-4/.installed $(VENVS)/genai/.installed \
+		$(VENVS)/transformers.js/.installed
 	rm -f benchmarks/results/formats.json
 	SMIDGEN_LLAMA_CPP=$(VENVS)/llama.cpp/bin/python SMIDGEN_TRANSFORMERS_4=$(VENVS)/transformers-4/bin/python \
-	SMIDGEN_GENAI=$(VENVS)/genai/bin/python \
+	SMIDGEN_GENAI=$(VENVS)/genai/bin/python SMIDGEN_TRANSFORMERS_JS=$(VENVS)/transformers.js \
 	SMIDGEN_INTEROP_RESULTS=benchmarks/results $(PYTEST) -m interop tests/interop --numprocesses 2 --dist loadgroup
 
 torture: $(INSTALLED)

@@ -64,17 +64,25 @@ def test_seeds_and_sampling(folder: Any) -> None:
     assert answers(exact(folder), [[3, 4]], params) == first
 
 
-def test_a_step_is_empty_only_when_nothing_is_active(folder: Any) -> None:
-    """Also while prompts of several chunks are read, alone or beside others."""
+def test_long_prompts_are_read_a_pass_a_step(folder: Any) -> None:
+    """Alone or beside others: what is cancelled meanwhile ends with the next step, and nobody else is changed."""
     engine = exact(folder, max_batch_size=2)
     params = SamplingParams(temperature=0, max_new_tokens=3, ignore_eos=True)
     long = [(11 * i) % 300 for i in range(240)]
-    numbers = [engine.submit(prompt, params) for prompt in (long, long[::-1], [1, 2], long[5:])]
-    ended: list[int] = []
-    while events := engine.step():
-        assert len({event.request for event in events}) == len(events)
-        ended += [event.request for event in events if event.finish_reason is not None]
-    assert sorted(ended) == numbers
+    expected = answers(exact(folder), [[1, 2]], params)
+    cancelled = engine.submit(long, params)
+    assert engine.step() == []
+    engine.cancel(cancelled)
+    [event] = engine.step()
+    assert (event.request, event.finish_reason) == (cancelled, "cancelled")
+    engine.submit(long[::-1], params)
+    short = engine.submit([1, 2], params)
+    engine.submit(long[5:], params)
+    steps = [engine.step() for _ in range(12)]
+    assert all(len({event.request for event in events}) == len(events) for events in steps)
+    events = [event for events in steps for event in events]
+    assert sum(event.finish_reason == "length" for event in events) == 3
+    assert [[event.token for event in events if event.request == short]] == expected
     assert engine.step() == []
 
 
@@ -98,10 +106,18 @@ def test_cancel_and_limits(folder: Any) -> None:
 
 
 def test_a_context_that_slides(folder: Any) -> None:
-    engine = exact(folder, max_seq_len=64)
-    params = SamplingParams(temperature=0, max_new_tokens=150, ignore_eos=True, overflow="slide")
-    [tokens] = answers(engine, [[4] * 70], params)
-    assert len(tokens) == 150
+    """A full context's newest half is read anew as if it were the prompt; alone and beside another."""
+    engine = exact(folder, max_seq_len=64, max_batch_size=2)
+    params = SamplingParams(temperature=0, max_new_tokens=90, ignore_eos=True, overflow="slide")
+    prompts = [[4] * 70, [9, 8, 7]]
+    for prompt, tokens in zip(prompts, answers(engine, prompts, params), strict=True):
+        context = prompt
+        while tokens:
+            context = context[-32:] if len(context) > 64 else context
+            count = min(65 - len(context), len(tokens))
+            logits = engine.forward([*context, *tokens[: count - 1]])[-count:]
+            assert logits[range(count), tokens[:count]] == pytest.approx(logits.max(-1), rel=1e-4)
+            context, tokens = [*context, *tokens[:count]], tokens[count:]
 
 
 def test_logprobs(folder: Any) -> None:

@@ -186,6 +186,23 @@ def test_folders_of_other_writers(
     np.testing.assert_array_equal(engine(other).forward(IDS), engine(folder).forward(IDS))
 
 
+@pytest.mark.parametrize("is_ours", [True, False])
+def test_schemes_differ_by_layer(quantized: Callable[..., Path], tmp_path: Path, is_ours: bool) -> None:
+    """Attention in int8, the feed-forward in int4: each matrix says for itself what it is."""
+    folder, other = quantized("elite", scheme="int8"), quantized("elite", scheme="int4")
+    groups = [json.loads((path / "config.json").read_text())["quantization_config"] for path in (folder, other)]
+    both = {f"group_{i}": group["config_groups"]["group_0"] for i, group in enumerate(groups)}
+    mixed = change(folder, tmp_path, **({} if is_ours else {"smidgen": None, "config_groups": both}))
+    tensors = {name: tensor for name, tensor in load_file(folder / "model.safetensors").items() if ".mlp." not in name}
+    tensors |= {name: tensor for name, tensor in load_file(other / "model.safetensors").items() if ".mlp." in name}
+    save_file(tensors, mixed / "model.safetensors")
+    model = smidgen.load(folder)
+    model.layers[0].mlp = smidgen.load(other).layers[0].mlp
+    with torch.no_grad():
+        expected = model(torch.tensor([IDS]))[0].numpy()
+    np.testing.assert_allclose(engine(mixed).forward(IDS), expected, atol=3e-5 * np.abs(expected).max())
+
+
 def test_bitnet_layers_that_divide(quantized: Callable[..., Path], tmp_path: Path) -> None:
     folder = quantized("tinylm-gqa", scheme="ternary")
     copy = change(folder, tmp_path, linear_class="bitlinear", smidgen=None)
@@ -206,6 +223,7 @@ def test_bitnet_layers_that_divide(quantized: Callable[..., Path], tmp_path: Pat
         {"smidgen": "int8"},
         {"smidgen": None, "config_groups": {}},
         {"smidgen": None, "config_groups": {"group_0": {"input_activations": {"num_bits": 4}}}},
+        {"smidgen": None, "config_groups": {"group_0": {"input_activations": {"num_bits": 8}}, "group_1": {}}},
     ],
     ids=str,
 )

@@ -43,6 +43,11 @@ def test_presets_give_random_weights_in_eval_mode() -> None:
     assert model_config("elite-tiny") == model.config
 
 
+def test_a_preset_larger_than_memory_is_refused_with_the_sum() -> None:
+    with pytest.raises(ModelFolderError, match=r"elite-tiny: [\d,]{14,} weights of 4 bytes take [\d.]+ GiB, and"):
+        smidgen.build("elite-tiny", {"model.vocab_size": 10**10})
+
+
 def test_build_takes_overrides_and_configurations(tmp_path: Path) -> None:
     config = load_config("tilda-tiny", {"model.num_layers": 2})
     (tmp_path / "mine.yaml").write_text("base: tilda-tiny\nmodel:\n  num_layers: 2\n")

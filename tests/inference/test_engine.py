@@ -10,6 +10,7 @@ from smidgen.config import load_config
 from smidgen.inference.engine import TorchEngine
 from smidgen.inference.frozen import frozen, product
 from smidgen.model import Decoder
+from smidgen.model.cache import cache_bytes
 from smidgen.runtime import ContextLengthError, SamplingParams, TokenizerError
 
 
@@ -121,6 +122,18 @@ def test_context_can_be_filled_but_not_exceeded() -> None:
         engine.submit(prompt, SamplingParams(max_new_tokens=9))
     with pytest.raises(ContextLengthError, match="max_seq_len = 257"):
         TorchEngine(model, max_seq_len=257)
+
+
+def test_a_cache_that_does_not_fit_is_refused_with_the_sum() -> None:
+    with pytest.raises(ContextLengthError, match=r"max_batch_size = 1000000000.* takes [\d.]+ GiB, and [\d.]+ GiB are"):
+        TorchEngine(make_model("elite-tiny"), max_batch_size=10**9)
+
+
+@pytest.mark.parametrize("preset", DTYPES)
+def test_the_sum_is_what_a_cache_takes(preset: str) -> None:
+    model = make_model(preset)
+    shapes = [layer.self_attn.cache_shape() for layer in model.layers]
+    assert cache_bytes(shapes, 3, 70, torch.float32, 5) == model.new_cache(3, 70, 5).nbytes
 
 
 @pytest.mark.parametrize(("prompt", "message"), [([], "no tokens"), ([1, 300], "300 is outside"), ([-1], "-1 is")])

@@ -160,3 +160,27 @@ def test_ends_of_a_chat_model_there_and_back(chat: Path, tokenizer: Any, tmp_pat
         assert end_tokens(tmp_path / f"{format}-back", back) == ends
     generation = json.loads((tmp_path / "folder" / "generation_config.json").read_text())
     assert generation["eos_token_id"] == list(ends)
+
+
+def test_ends_of_a_chat_model_stay_in_what_is_made_of_it(
+    chat: Path, tokenizer: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    ends = end_tokens(chat, tokenizer)
+    made = {
+        "quantized": ["quantize", str(chat), "--scheme", "int8"],
+        "merged": ["merge", str(chat), str(chat)],
+        "stacked": ["merge", "--method", "passthrough", "--slices", f"{chat}:0-1", f"{chat}:0-1"],
+    }
+    for name, command in made.items():
+        assert main([*command, "--out", str(tmp_path / name)]) == 0, capsys.readouterr().err
+        assert end_tokens(tmp_path / name, tokenizer) == ends
+
+
+def test_a_folder_appears_with_its_settings_or_not_at_all(chat: Path, tmp_path: Path) -> None:
+    def fail(folder: Path) -> None:
+        assert (folder / "model.safetensors").is_file()
+        raise OSError("no space left")
+
+    with pytest.raises(OSError, match="no space"):
+        smidgen.save(smidgen.load(chat), tmp_path / "out", None, fail)
+    assert [path.name for path in tmp_path.iterdir()] == ["chat"]

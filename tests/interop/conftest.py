@@ -1,7 +1,7 @@
 """Small trained models of every family, other programs in environments of their own, and the table of results.
 
 `make test-interop` builds the environments and names their Pythons in SMIDGEN_LLAMA_CPP, SMIDGEN_TRANSFORMERS_4 and
-SMIDGEN_GENAI.
+SMIDGEN_GENAI, and the folder of transformers.js in SMIDGEN_TRANSFORMERS_JS.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import os
 import random
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -176,9 +177,9 @@ def _trained(family: str, folder: Path) -> Model:
     return Model(family, folder, smidgen.load(folder), tokenizer)
 
 
-def _ask(python: str, worker: str, request: dict[str, Any]) -> dict[str, Any]:
+def _ask(program: str, worker: str, request: dict[str, Any]) -> dict[str, Any]:
     result = subprocess.run(
-        [python, str(HERE / worker)], input=json.dumps(request), capture_output=True, text=True, timeout=300
+        [program, str(HERE / worker)], input=json.dumps(request), capture_output=True, text=True, timeout=300
     )
     assert result.returncode == 0, result.stderr[-3000:]
     answer: dict[str, Any] = json.loads(result.stdout[result.stdout.index("{") :])
@@ -201,6 +202,15 @@ def genai() -> Callable[..., dict[str, Any]]:
     if not python:
         pytest.skip("SMIDGEN_GENAI names no Python with onnxruntime-genai; make test-interop does")
     return lambda **request: _ask(python, "genai_worker.py", request)
+
+
+@pytest.fixture(scope="session")
+def transformers_js() -> Callable[..., dict[str, Any]]:
+    """`transformers_js(model=…, precisions=…, texts=…)`: an answer of transformers_js_worker.mjs."""
+    folder, node = os.environ.get("SMIDGEN_TRANSFORMERS_JS"), shutil.which("node")
+    if not folder or node is None or not (Path(folder) / "node_modules").is_dir():
+        pytest.skip("SMIDGEN_TRANSFORMERS_JS names no folder with transformers.js, or Node is missing")
+    return lambda **request: _ask(node, "transformers_js_worker.mjs", {"package": folder, **request})
 
 
 @pytest.fixture(scope="session", params=["4", "5"])

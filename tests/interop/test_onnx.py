@@ -1,4 +1,4 @@
-"""Exported graphs in onnxruntime, and whole folders in onnxruntime-genai."""
+"""Exported graphs in onnxruntime, and whole folders in onnxruntime-genai and transformers.js."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ import pytest
 from smidgen.interchange.onnx.export import export_onnx
 from smidgen.interchange.onnx.graph import Graph
 from smidgen.interchange.onnx.session import Session
+from smidgen.runtime.errors import ModelFolderError
 
 pytestmark = pytest.mark.interop
 
@@ -23,6 +24,10 @@ ERROR = {"fp32": 1e-4, "fp16": 3e-2, "int8": 0.2, "int4": 0.5}
 @pytest.mark.parametrize("family", FAMILIES)
 def test_graphs_in_onnxruntime(family: str, models: Callable[[str], Any], table: Any, tmp_path: Path) -> None:
     model = models(family)
+    if family == "gemma3":
+        with pytest.raises(ModelFolderError, match="overflow it") as caught:
+            export_onnx(model.decoder, tmp_path / "refused", model.tokenizer, ["fp16"])
+        table.refused(family, "ONNX fp16", "onnxruntime", caught.value)
     precisions = [name for name in ERROR if not (family == "gemma3" and name == "fp16")]
     written = export_onnx(model.decoder, tmp_path / "model", model.tokenizer, precisions, [model.tokenizer.eos_id])
     ours, graph = model.logits().numpy(), Graph(model.decoder)
@@ -51,7 +56,7 @@ def _continued(session: Session, ids: list[int], model: Any) -> list[int]:
     return found
 
 
-@pytest.mark.parametrize("family", ["elite", "rscalm", "gemma3", "tinylm-gqa"])
+@pytest.mark.parametrize("family", FAMILIES)
 def test_folders_in_onnxruntime_genai(
     family: str,
     models: Callable[[str], Any],
@@ -70,3 +75,34 @@ def test_folders_in_onnxruntime_genai(
     program = f"onnxruntime-genai {answer['version']}"
     table.add(family, "ONNX fp32", program, None, agreement / len(texts), f"{same}/{len(expected)}")
     assert same == len(expected)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_folders_in_transformers_js(
+    family: str,
+    models: Callable[[str], Any],
+    strings: list[str],
+    transformers_js: Callable[..., dict[str, Any]],
+    table: Any,
+    tmp_path: Path,
+) -> None:
+    model = models(family)
+    precisions = {"fp32": "fp32", "int8": "q8", "int4": "q4"}
+    export_onnx(model.decoder, tmp_path / "model", model.tokenizer, list(precisions), [model.tokenizer.eos_id])
+    texts = strings[::10]
+    answer = transformers_js(
+        model=str(tmp_path / "model"),
+        precisions=list(precisions.values()),
+        texts=texts,
+        prompts=model.prompts,
+        max_new_tokens=LONGEST,
+    )
+    expected = [model.continuation(ids, LONGEST) for ids in model.prompts]
+    agreement = sum(model.tokenizer.encode(text) == ids for text, ids in zip(texts, answer["tokens"], strict=True))
+    for ours, theirs in precisions.items():
+        same = sum(map(list.__eq__, expected, answer["continuations"][theirs]))
+        program = f"transformers.js {answer['version']}"
+        table.add(family, f"ONNX {ours}", program, None, agreement / len(texts), f"{same}/{len(expected)}")
+        if ours == "fp32":
+            assert same == len(expected)
+    assert agreement == len(texts)

@@ -42,7 +42,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     from smidgen.cli.tables import print_table
     from smidgen.edge.library import instruction_sets, library
-    from smidgen.edge.loading import default_threads, load
+    from smidgen.edge.loading import load
+    from smidgen.edge.threads import default_threads
 
     prompts = _numbers(args, "prompt_tokens")
     counts = _numbers(args, "threads") if args.threads else [default_threads()]

@@ -45,7 +45,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    from smidgen.folders import save
+    from smidgen.folders import carry_settings, resolve, save
     from smidgen.model import count_parameters
     from smidgen.tuning.merging import MergingError
 
@@ -65,7 +65,10 @@ def run(args: argparse.Namespace) -> int:
                 raise MergingError(f"--{flag}: goes with --lora ADAPTER")
         model, tokenizer = _models(args)
         how = args.method or "linear"
-    folder = save(model, args.out, tokenizer)
+    first = args.lora or (args.models[0] if args.models else args.slices[0].rpartition(":")[0])
+    # Where its answers end, which a chat model's folder says beside the tokenizer.
+    settings = None if tokenizer is None else carry_settings(resolve(first).folder)
+    folder = save(model, args.out, tokenizer, settings)
     result = {
         "model": str(folder),
         "method": how,

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import shutil
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -22,8 +21,6 @@ if TYPE_CHECKING:
     from smidgen.model import Decoder
 
 _CALIBRATION_LENGTH = 512
-_CARRIED = ("generation_config.json", "chat_template.jinja")
-"""Files of a model folder that neither the model nor the tokenizer writes."""
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -66,7 +63,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     from smidgen.evaluation.quantization import model_size
-    from smidgen.folders import load, load_tokenizer, resolve, save
+    from smidgen.folders import carry_settings, load, load_tokenizer, resolve, save
     from smidgen.quantization import quantize_by
     from smidgen.runtime.errors import ConfigError, ModelFolderError
     from smidgen.training.devices import resolve_device
@@ -91,10 +88,7 @@ def run(args: argparse.Namespace) -> int:
         tokenizer = load_tokenizer(args.model)
     except ModelFolderError:
         tokenizer = None  # a bare model of another project
-    save(quantized, args.out, tokenizer)
-    for name in _CARRIED:
-        if (folder / name).is_file():
-            shutil.copyfile(folder / name, Path(args.out) / name)
+    save(quantized, args.out, tokenizer, carry_settings(folder))
     comparison = _comparison(args, model, quantized) if args.data or args.text else None
     sizes = (model_size(model), model_size(quantized)) if comparison is None else None
     if args.json:

@@ -246,24 +246,20 @@ class EdgeEngine:
                 self._ended.append(Event(request, None, "cancelled"))
 
     def step(self) -> list[Event]:
-        """One iteration over all active requests; at most one new token a request. Empty when nothing is active.
+        """One pass in which all active requests take part; at most one new token a request.
 
-        While no request writes, it takes as many passes as the first prompt to be read needs.
+        Empty when nothing is active, or when all that was read were parts of prompts: a pass takes 128 tokens of them
+        at most, so that what is cancelled ends soon.
         """
         events, self._ended = self._ended, []
-        while True:
-            if self._waiting:
-                self._admit()
-            count, ready = self._plan()
-            if not count:
-                return events
+        if self._waiting:
+            self._admit()
+        count, ready = self._plan()
+        if count:
             self._check(
                 self._library.edge_step(self._handle, count, self._ids, self._slot_ids, self._wanted, self._choices)
             )
-            for row, index in enumerate(ready):
-                events.append(self._advance(row, index))
-            if events:
-                return events
+        return events + [self._advance(row, index) for row, index in enumerate(ready)]
 
     @property
     def _handle(self) -> int:
@@ -328,7 +324,11 @@ class EdgeEngine:
             request = slot.request
             if request is None:
                 continue
-            if request.num_generated:
+            is_writing = request.fed == len(request.prompt)
+            if is_writing and len(slot.tokens) == self._info.max_seq_len:
+                self._slide(index, request)
+                is_writing = False
+            if is_writing:
                 part = [request.next_token]
             else:
                 part = request.prompt[request.fed : request.fed + space]
@@ -336,8 +336,6 @@ class EdgeEngine:
                     continue
                 space -= len(part)
                 request.fed += len(part)
-            if len(slot.tokens) + len(part) > self._info.max_seq_len:
-                part = self._slide(index, part)
             for token in part:
                 self._ids[count], self._slot_ids[count], self._wanted[count] = token, index, 0
                 count += 1
@@ -347,22 +345,10 @@ class EdgeEngine:
                 ready.append(index)
         return count, ready
 
-    def _slide(self, index: int, part: list[int]) -> list[int]:
-        """Make room: the newest half of the context is fed again from the start. Returns the tokens to feed now."""
-        slot = self._slots[index]
-        kept = self._newest(slot.tokens + part)
-        self._truncate(index, 0)
-        while len(kept) > self._chunk:
-            count = self._chunk
-            self._pass_alone(index, kept[:count])
-            kept = kept[count:]
-        return kept
-
-    def _pass_alone(self, index: int, tokens: list[int]) -> None:
-        count = len(tokens)
-        ids, slots, wanted = (c.c_int32 * count)(*tokens), (c.c_int32 * count)(*[index] * count), (c.c_uint8 * count)()
-        self._check(self._library.edge_step(self._handle, count, ids, slots, wanted, self._choices))
-        self._slots[index].tokens += tokens
+    def _slide(self, index: int, request: _Request) -> None:
+        """The context is full: its newest half is read again from the start, as if it were the prompt."""
+        request.prompt = self._newest([*self._slots[index].tokens, request.next_token])
+        request.fed = self._truncate(index, 0)
 
     def _advance(self, row: int, index: int) -> Event:
         """Record the new token of a slot; frees the slot when its request ends."""

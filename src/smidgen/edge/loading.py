@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import ctypes as c
 import math
-import os
 import struct
 from pathlib import Path
 from typing import Literal, get_args
@@ -20,7 +19,9 @@ from smidgen.edge.library import (
     last_error,
     library,
 )
+from smidgen.edge.memory import cache_bytes, check_memory, weight_bytes
 from smidgen.edge.safetensors import MappedWeights
+from smidgen.edge.threads import default_threads
 from smidgen.edge.weights import Formats, WeightReader
 from smidgen.runtime.errors import ContextLengthError, ModelFolderError
 
@@ -63,7 +64,8 @@ def load(
     cache: keys and values; int8 has a scale for each token and head.
     instruction_set: a name of `smidgen.edge.library.instruction_sets`; left out, the fastest.
 
-    Raises ModelFolderError for folders that are damaged or of other models, EdgeError without the native library.
+    Raises ModelFolderError for folders that are damaged or of other models, and where weights and cache exceed the free
+    memory; EdgeError without the native library.
     """
     library()
     folder = resolve_folder(model)
@@ -118,13 +120,6 @@ def resolve_folder(model: str | Path) -> Path:
     raise ModelFolderError(f"{path}: {what}; name a model folder, checkpoint or run for the edge engine")
 
 
-def default_threads() -> int:
-    """One for each core that this process may use; more threads than cores only wait for each other."""
-    if hasattr(os, "sched_getaffinity"):
-        return max(1, min(len(os.sched_getaffinity(0)), 64))
-    return max(1, min(os.cpu_count() or 1, 64))
-
-
 def _create(
     folder: Path,
     config: EdgeModelConfig,
@@ -144,6 +139,8 @@ def _create(
     embedding, head = reader.embedding(), reader.head()
     final_norm = reader.norm("model.norm", config.hidden_size)
     reader.check_all_used()
+    needed = cache_bytes(config, context, max_batch_size, cache, CHUNK)
+    check_memory(folder, weight_bytes(head, layers), needed, max_batch_size, context)
     frequencies = [_array(f) for f in _frequencies(config)]
     native = Config(
         abi_version=ABI_VERSION,

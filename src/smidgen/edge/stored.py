@@ -39,18 +39,29 @@ def stored_rounding(f: Fields, parts: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _foreign_rounding(stored: Fields) -> tuple[str, int]:
-    """Scheme and bits of the inputs in a folder of compressed-tensors' own."""
+    """Scheme and bits of the inputs in a folder of compressed-tensors' own.
+
+    Each matrix says for itself how it is stored, so that groups may differ in that (layers of int4 beside others of
+    int8); what happens to inputs must be the same in all.
+    """
     groups = stored.section("config_groups")
-    if groups is None or len(groups.values) != 1:
-        stored.refuse("config_groups", "Smidgen reads one group for all projections; take the unquantised model")
-    group = groups.section(next(iter(groups.values)))
+    if groups is None or not groups.values:
+        stored.refuse("config_groups", "at least one group is needed; take the unquantised model")
+    found = dict.fromkeys(_rounding_of_group(groups, name) for name in groups.values)
+    if len(found) > 1:
+        stored.refuse("config_groups", "groups that round their inputs differently are not read; take the model itself")
+    return next(iter(found))
+
+
+def _rounding_of_group(groups: Fields, name: str) -> tuple[str, int]:
+    group = groups.section(name)
     if group is None:
-        stored.refuse("config_groups", "a group with weights is needed")
+        groups.refuse(name, "a group with weights is needed")
     weights, inputs = group.section("weights"), group.section("input_activations")
-    scheme = "fp8_tensor" if weights is not None and weights.values.get("type") == "float" else "int8"
+    is_float = weights is not None and weights.values.get("type") == "float"
     if inputs is None:
-        return scheme, 16
-    for name, value in (("num_bits", 8), ("strategy", "token"), ("dynamic", True), ("symmetric", True)):
-        if inputs.values.get(name, value) != value:
-            inputs.refuse(name, f"Smidgen rounds inputs with {name} = {json.dumps(value)} only")
-    return scheme, 8
+        return "int8", 16
+    for field, value in (("num_bits", 8), ("strategy", "token"), ("dynamic", True), ("symmetric", True)):
+        if inputs.values.get(field, value) != value:
+            inputs.refuse(field, f"Smidgen rounds inputs with {field} = {json.dumps(value)} only")
+    return "fp8_tensor" if is_float else "int8", 8

@@ -6,6 +6,7 @@ import hashlib
 import json
 import os
 import shutil
+from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
@@ -82,10 +83,16 @@ def weights_digest(folder: Path) -> str:
     return digest.hexdigest()
 
 
-def save_adapter(model: Decoder, folder: Path, tokenizer: Tokenizer | None) -> None:
+def save_adapter(
+    model: Decoder,
+    folder: Path,
+    tokenizer: Tokenizer | None,
+    finish: Callable[[Path], object] | None = None,
+) -> None:
     """Write the adapters of `model` as a folder that `peft.PeftModel.from_pretrained` loads onto the base.
 
-    Weights are float32. The folder appears whole or not at all. Raises ModelFolderError where it holds something else.
+    Weights are float32. The folder appears whole or not at all; `finish` is called with it before. Raises
+    ModelFolderError where it holds something else.
     """
     assert model.adapter is not None
     target = folder.resolve()
@@ -114,6 +121,8 @@ def save_adapter(model: Decoder, folder: Path, tokenizer: Tokenizer | None) -> N
         if adapter.base_digest is not None:
             metadata[_DIGEST] = adapter.base_digest
         save_file(tensors, staged / ADAPTER_WEIGHTS, metadata=metadata)
+        if finish is not None:
+            finish(staged)
         publish_folder(staged, target)
     finally:
         shutil.rmtree(staged, ignore_errors=True)

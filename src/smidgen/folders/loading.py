@@ -10,6 +10,7 @@ import torch
 
 from smidgen.config import Config, ModelConfig, load_config
 from smidgen.folders.adapter import base_of, is_adapter_folder
+from smidgen.folders.memory import check_random_model
 from smidgen.folders.model_folder import load_folder, read_model_config
 from smidgen.folders.resolve import resolve
 from smidgen.model import Decoder
@@ -26,13 +27,15 @@ def build(
     """A decoder with random weights drawn from `seed`: float32, eval mode, on the CPU.
 
     `source` is a preset's name, a YAML file, or a configuration; `overrides` are dotted paths with their values, for
-    a preset or file: `build("elite-112m", {"model.num_layers": 4})`. Raises ConfigError for an impossible one.
+    a preset or file: `build("elite-112m", {"model.num_layers": 4})`. Raises ConfigError for an impossible one,
+    ModelFolderError for one that exceeds the free memory.
     """
     if isinstance(source, Config | ModelConfig):
         assert not overrides, "overrides belong to a preset or file; a configuration is already resolved"
         config = source.model if isinstance(source, Config) else source
     else:
         config = load_config(source, overrides or {}).model
+    check_random_model(source if isinstance(source, str | Path) else "this configuration", config)
     return Decoder(config).initialize(seed).eval()
 
 

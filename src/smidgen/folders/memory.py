@@ -2,34 +2,15 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterable
 from pathlib import Path
 
 from torch import Tensor
 
 from smidgen.config import ModelConfig
-from smidgen.model import Decoder, load_architecture
+from smidgen.model import Decoder, count_parameters, load_architecture
 from smidgen.runtime.errors import ModelFolderError
-
-GIB = 2**30
-
-
-def available_memory() -> int:
-    """Bytes that this process can still have: the system's available memory, or its control group's if that is less.
-
-    Where neither is told, half of the computer's memory.
-    """
-    amounts = []
-    meminfo = Path("/proc/meminfo")
-    if meminfo.exists():
-        lines = dict(line.split(":", 1) for line in meminfo.read_text().splitlines())
-        amounts.append(int(lines["MemAvailable"].split()[0]) * 1024)
-    group = Path("/sys/fs/cgroup")
-    limit, used = group / "memory.max", group / "memory.current"
-    if limit.exists() and used.exists() and limit.read_text().strip() != "max":
-        amounts.append(max(int(limit.read_text()) - int(used.read_text()), 0))
-    return min(amounts) if amounts else os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 2
+from smidgen.runtime.memory import GIB, available_memory
 
 
 def structure_of(config: ModelConfig, source: Path) -> Decoder:
@@ -48,6 +29,16 @@ def check_memory(source: Path, weights: Iterable[Tensor]) -> None:
     for weight in weights:
         count += weight.numel()
         needed += weight.numel() * weight.element_size()
+    _check(source, count, needed)
+
+
+def check_random_model(source: str | Path, config: ModelConfig) -> None:
+    """The same before float32 weights are drawn for a configuration."""
+    count = count_parameters(config)
+    _check(source, count, 4 * count)
+
+
+def _check(source: Path | str, count: int, needed: int) -> None:
     available = available_memory()
     if needed > available:
         raise ModelFolderError(

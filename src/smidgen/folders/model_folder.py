@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+from collections.abc import Callable
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -25,20 +26,27 @@ from smidgen.runtime.protocols import Tokenizer
 
 CONFIG = "config.json"
 GENERATION_CONFIG = "generation_config.json"
+CHAT_TEMPLATE = "chat_template.jinja"
 SECTION = "smidgen.yaml"
 _TOKEN_IDS = ("bos_token_id", "eos_token_id", "pad_token_id")
 _REPLACED = {CONFIG, SECTION, "model.safetensors.index.json", *REMOTE_FILES}
 """What an old model leaves behind when a new one is saved over it; weights are recognised by their suffix."""
 
 
-def save(model: Decoder, folder: str | Path, tokenizer: Tokenizer | None = None) -> Path:
+def save(
+    model: Decoder,
+    folder: str | Path,
+    tokenizer: Tokenizer | None = None,
+    finish: Callable[[Path], object] | None = None,
+) -> Path:
     """Write `model` as a model folder that Smidgen and `AutoModelForCausalLM.from_pretrained` load; returns its path.
 
     Weights are float32; a quantised model keeps what it stores, and the rest is bfloat16. The folder appears whole or
     not at all. Saving over a model folder replaces the model; its other files stay, the tokenizer's too where
     `tokenizer` is None. Raises ModelFolderError when the folder holds something else, or when the tokenizer has ids
     that the model lacks.
-    A model with adapters becomes an adapter folder in PEFT's format (see folders/adapter.py).
+    A model with adapters becomes an adapter folder in PEFT's format (see folders/adapter.py). `finish` is called with
+    the folder before it appears, to put more into it (`carry_settings`).
     """
     target = Path(folder).resolve()
     if model.adapter is None:
@@ -49,7 +57,7 @@ def save(model: Decoder, folder: str | Path, tokenizer: Tokenizer | None = None)
             "save it with the tokenizer it was trained with"
         )
     if model.adapter is not None:
-        save_adapter(model, target, tokenizer)
+        save_adapter(model, target, tokenizer, finish)
         return Path(folder)
     target.parent.mkdir(parents=True, exist_ok=True)
     staged = target.with_name(f".writing-{target.name}-{os.getpid()}")
@@ -61,10 +69,23 @@ def save(model: Decoder, folder: str | Path, tokenizer: Tokenizer | None = None)
             tokenizer.save(staged)
             (staged / GENERATION_CONFIG).unlink(missing_ok=True)
         _write_model(model, staged, _token_ids(target, tokenizer))
+        if finish is not None:
+            finish(staged)
         publish_folder(staged, target)
     finally:
         shutil.rmtree(staged, ignore_errors=True)
     return Path(folder)
+
+
+def carry_settings(source: Path | None) -> Callable[[Path], None]:
+    """For `save`: what neither model nor tokenizer write comes from `source`, such as the tokens that end an answer."""
+
+    def copy(folder: Path) -> None:
+        for name in (GENERATION_CONFIG, CHAT_TEMPLATE):
+            if source is not None and (source / name).is_file():
+                shutil.copyfile(source / name, folder / name)
+
+    return copy
 
 
 def load_folder(folder: Path, device: str | torch.device = "cpu") -> Decoder:

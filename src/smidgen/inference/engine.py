@@ -28,7 +28,9 @@ from smidgen.inference.rows import Request, Rows
 from smidgen.inference.sampling import Choice, Sampler, is_plainly_greedy, not_finite
 from smidgen.inference.scoring import score
 from smidgen.model import Cache, Decoder, count_parameters
+from smidgen.model.cache import cache_bytes
 from smidgen.runtime.errors import ContextLengthError, TokenizerError
+from smidgen.runtime.memory import GIB, available_memory
 from smidgen.runtime.protocols import EngineInfo, Event, FinishReason
 from smidgen.runtime.sampling import SamplingError, SamplingParams
 from smidgen.runtime.scoring import TokenScore
@@ -61,7 +63,8 @@ class TorchEngine:
     The model computes in its `compute_dtype`; it is copied where that needs other weights (see `frozen`), and its
     projections are fused. `eos_ids` end an answer. `max_seq_len` is the context and sizes the cache (the model's if
     left out). `decoding` makes the step for single tokens (None: CUDA graphs on a GPU, direct calls elsewhere).
-    One caller at a time: an engine is not safe to share between threads.
+    One caller at a time: an engine is not safe to share between threads. Raises ContextLengthError where the cache does
+    not fit the free memory.
     """
 
     def __init__(
@@ -101,6 +104,7 @@ class TorchEngine:
         self._mode = torch.no_grad if is_gpu or decoding is not None else torch.inference_mode
         with self._mode():
             slack = max(RING_SLACK, speculate)
+            self._check_memory(slack)
             cache = self._model.new_cache(max_batch_size, self._info.max_seq_len, ring_slack=slack)
             self._rows = Rows(cache, reuse_prefixes)
             self._sampler = Sampler(max_batch_size, self._info.vocab_size, self._device)
@@ -113,6 +117,19 @@ class TorchEngine:
         self._flight: _Flight | None = None
         self._loaded: list[Request] = []
         """Whose tokens and positions the decoding step has."""
+
+    def _check_memory(self, ring_slack: int) -> None:
+        """Raise ContextLengthError, with the sum, for a cache that does not fit the free memory."""
+        rows, length = self._info.max_batch_size, self._info.max_seq_len
+        shapes = [layer.self_attn.cache_shape() for layer in self._model.layers]
+        dtype = self._model.compute_dtype or self._model.model.embed_tokens.dtype
+        needed = cache_bytes(shapes, rows, length, dtype, ring_slack)
+        free = torch.cuda.mem_get_info(self._device)[0] if self._device.type == "cuda" else available_memory()
+        if needed > free:
+            raise ContextLengthError(
+                f"max_batch_size = {rows}, max_seq_len = {length}: a cache for so many tokens takes {needed / GIB:.1f} "
+                f"GiB, and {free / GIB:.1f} GiB are free; lower one of them"
+            )
 
     @property
     def info(self) -> EngineInfo:
@@ -173,7 +190,10 @@ class TorchEngine:
                 self._ended.append(Event(request, None, "cancelled"))
 
     def step(self) -> list[Event]:
-        """One iteration over all active requests; at most one new token a request. Empty when nothing is active."""
+        """One iteration over all active requests; at most one new token a request.
+
+        Empty when nothing is active, or when all that was read were parts of prompts (`prefill_chunk` tokens of each).
+        """
         with self._mode():
             events, self._ended = self._ended, []
             if self._flight is not None:

@@ -47,13 +47,16 @@ def import_model(
 ) -> Imported:
     """Write what `read_model` reads as a model folder, which appears whole or not at all."""
     found = read_model(source, tokenizer, hints)
-    save(found.model, out, found.tokenizer)
-    settings = Path(source) / GENERATION_CONFIG
-    if settings.is_file() and tokenizer is None:
-        shutil.copyfile(settings, Path(out) / GENERATION_CONFIG)
-    if found.end_ids and found.tokenizer is not None:
-        own = [] if found.tokenizer.eos_id is None else [found.tokenizer.eos_id]
-        write_ends(Path(out), tuple(dict.fromkeys([*own, *found.end_ids])), found.tokenizer)
+
+    def finish(folder: Path) -> None:
+        settings = Path(source) / GENERATION_CONFIG
+        if settings.is_file() and tokenizer is None:
+            shutil.copyfile(settings, folder / GENERATION_CONFIG)
+        if found.end_ids and found.tokenizer is not None:
+            own = [] if found.tokenizer.eos_id is None else [found.tokenizer.eos_id]
+            write_ends(folder, tuple(dict.fromkeys([*own, *found.end_ids])), found.tokenizer)
+
+    save(found.model, out, found.tokenizer, finish)
     return found
 
 

@@ -282,6 +282,15 @@ class Cache:
         return sum(b.numel() * b.element_size() for layer in self.layers for b in layer.buffers)
 
 
+def cache_bytes(
+    layers: Sequence[LayerShape], batch_size: int, max_seq_len: int, dtype: torch.dtype, ring_slack: int = 0
+) -> int:
+    """Bytes that a Cache of these layers would take."""
+    positions = ((ring_capacity(shape.window, max_seq_len, ring_slack) + 1, shape) for shape in layers)
+    numbers = sum(count * shape.heads * (shape.key_size + shape.value_size) for count, shape in positions)
+    return batch_size * numbers * dtype.itemsize
+
+
 def ring_capacity(window: int | None, max_seq_len: int, ring_slack: int) -> int:
     """Positions that a layer with this window (None: a full one) holds."""
     return max_seq_len if window is None else min(window + ring_slack, max_seq_len)

@@ -105,7 +105,11 @@ class Engine(Protocol):
         """
 
     def step(self) -> list[Event]:
-        """One iteration over all active requests; at most one new token a request. Empty when nothing is active."""
+        """One iteration over all active requests; at most one new token a request.
+
+        Empty when nothing is active, or when all that was read were parts of prompts. It takes no longer than a pass,
+        so that a request that is cancelled between two steps ends within a token.
+        """
 
     def cancel(self, request: int) -> None:
         """End a request; its last event comes with the next `step`. Unknown or finished requests are ignored."""

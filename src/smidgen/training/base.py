@@ -10,7 +10,7 @@ from typing import Any
 
 from smidgen.config import Config, ModelConfig, Quantization, override_tree, preset_names, validate
 from smidgen.config.loading import merge, read_tree
-from smidgen.folders import load, load_tokenizer, model_config, save
+from smidgen.folders import carry_settings, load, load_tokenizer, model_config, save
 from smidgen.folders import resolve as find_folder
 from smidgen.folders.adapter import name_base
 from smidgen.folders.run import is_run_folder
@@ -118,7 +118,8 @@ def store_quantized(config: Config, run: Path) -> Path | None:
     if settings is None or settings.scheme != "int4":
         return None
     quantization = Quantization(scheme="int4", group_size=settings.group_size, symmetric=settings.symmetric)
-    return save(quantize(load(run), quantization), run / "quantized", load_tokenizer(run))
+    settings = carry_settings(find_folder(run).folder)
+    return save(quantize(load(run), quantization), run / "quantized", load_tokenizer(run), settings)
 
 
 def _tuned_config(model: ModelConfig, tuning: Mapping[str, Any]) -> ModelConfig:

@@ -13,9 +13,9 @@ from typing import Any
 import numpy as np
 import torch
 
-from smidgen.config import GroupedQueryAttention, ModelConfig
+from smidgen.config import ModelConfig
 from smidgen.folders import save
-from smidgen.folders.architectures import architecture_of
+from smidgen.folders.architectures import REMOTE_FILES, architecture_of
 from smidgen.folders.atomic import publish_folder
 from smidgen.folders.model_folder import CONFIG, SECTION
 from smidgen.folders.weights import WEIGHTS
@@ -25,8 +25,11 @@ from smidgen.interchange.onnx.session import Agreement, compare
 from smidgen.interchange.onnx.variants import FILES, PRECISIONS, Precision
 from smidgen.interchange.source import update_json, write_ends
 from smidgen.model import Decoder
+from smidgen.model.cache import LayerShape
 from smidgen.runtime.errors import ModelFolderError
 from smidgen.runtime.protocols import Tokenizer
+
+_KNOWN_TO_TRANSFORMERS_JS = {"llama", "gemma3_text", "deepseek_v3"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,21 +65,21 @@ def export_onnx(
     shutil.rmtree(staged, ignore_errors=True)
     try:
         save(model, staged, tokenizer)
-        for name in (WEIGHTS, SECTION):
-            (staged / name).unlink()
-        # The graphs hold weights of their own; what would be said of a file's is wrong of them.
-        update_json(staged / CONFIG, {"quantization_config": None})
+        for name in (WEIGHTS, SECTION, *REMOTE_FILES):
+            (staged / name).unlink(missing_ok=True)
         write_ends(staged, end_ids, tokenizer)
         graphs = staged / "onnx"
         graphs.mkdir()
-        written = [_write(model, graphs, precision) for precision in wanted]
+        written = []
+        for precision in wanted:
+            variant, cache = _write(model, graphs, precision)
+            written.append(variant)
         if "fp32" not in wanted:
             for name in (FILES["fp32"], f"{FILES['fp32']}.data"):
                 (graphs / name).unlink(missing_ok=True)
-        if isinstance(model.config.attention, GroupedQueryAttention):
-            # Its caches have one head size for keys and values, which latent attention's have not.
-            text = json.dumps(genai_config(model.config, FILES[wanted[0]], tokenizer, end_ids), indent=2)
-            (staged / "genai_config.json").write_text(text + "\n", encoding="utf-8")
+        update_json(staged / CONFIG, _of_graphs(model.config, cache))
+        text = json.dumps(genai_config(model.config, cache, FILES[wanted[0]], tokenizer, end_ids), indent=2)
+        (staged / "genai_config.json").write_text(text + "\n", encoding="utf-8")
         publish_folder(staged, target)
     finally:
         shutil.rmtree(staged, ignore_errors=True)
@@ -97,8 +100,9 @@ def _checked(precisions: Sequence[str], config: ModelConfig) -> list[Precision]:
     return [name for name in PRECISIONS if name in precisions]
 
 
-def _write(model: Decoder, folder: Path, precision: Precision) -> Variant:
-    """One graph; the quantised ones are made of the fp32 graph, written first where it is not there."""
+def _write(model: Decoder, folder: Path, precision: Precision) -> tuple[Variant, LayerShape]:
+    """One graph, and what a layer of it caches; the quantised ones are made of the fp32 graph, written first where it
+    is not there."""
     path, base = folder / FILES[precision], folder / FILES["fp32"]
     dtype = torch.float16 if precision == "fp16" else torch.float32
     if precision in ("fp32", "fp16"):
@@ -111,13 +115,33 @@ def _write(model: Decoder, folder: Path, precision: Precision) -> Variant:
         variants.name_lengths(path)
     size = sum(part.stat().st_size for part in (path, path.with_name(f"{path.name}.data")) if part.exists())
     numpy_dtype = np.float16 if precision == "fp16" else np.float32
-    return Variant(precision, path, size, compare(path, graph, model, numpy_dtype))
+    return Variant(precision, path, size, compare(path, graph, model, numpy_dtype)), graph.shapes[0]
 
 
-def genai_config(config: ModelConfig, file: str, tokenizer: Tokenizer | None, end_ids: Sequence[int]) -> dict[str, Any]:
-    """What onnxruntime-genai wants to know of a folder whose graph is `onnx/<file>`."""
-    attention = config.attention
-    assert isinstance(attention, GroupedQueryAttention)
+def _of_graphs(config: ModelConfig, cache: LayerShape) -> dict[str, Any]:
+    """Changes to config.json that make it say of the graphs what it said of the weights.
+
+    transformers.js chooses its decoder class by `model_type` and knows neither BitNet nor our own; all that it does
+    beside running the graph is to hand the caches on, which is the same for all of them.
+    """
+    # The graphs hold weights of their own; what would be said of a file's is wrong of them.
+    changes: dict[str, Any] = {"quantization_config": None, "auto_map": None}
+    if architecture_of(config).model_type not in _KNOWN_TO_TRANSFORMERS_JS:
+        changes |= {
+            "model_type": "llama",
+            "architectures": ["LlamaForCausalLM"],
+            "num_hidden_layers": config.num_layers,
+            "num_attention_heads": config.attention.num_heads,
+            "num_key_value_heads": cache.heads,
+            "head_dim": cache.key_size,
+        }
+    return changes
+
+
+def genai_config(
+    config: ModelConfig, cache: LayerShape, file: str, tokenizer: Tokenizer | None, end_ids: Sequence[int]
+) -> dict[str, Any]:
+    """What onnxruntime-genai wants to know of a folder whose graph is `onnx/<file>`, with the cache of a layer."""
     named = names(1)
     numbered = [name.replace(".0.", ".%d.") for name in (*named.inputs[3:], *named.outputs[1:])]
     ends = list(end_ids)
@@ -138,11 +162,11 @@ def genai_config(config: ModelConfig, file: str, tokenizer: Tokenizer | None, en
             "decoder": {
                 "session_options": {"log_id": "onnxruntime-genai", "provider_options": []},
                 "filename": f"onnx/{file}",
-                "head_size": attention.head_dim,
+                "head_size": cache.key_size,
                 "hidden_size": config.hidden_size,
-                "num_attention_heads": attention.num_heads,
+                "num_attention_heads": config.attention.num_heads,
                 "num_hidden_layers": config.num_layers,
-                "num_key_value_heads": attention.num_kv_heads,
+                "num_key_value_heads": cache.heads,
                 "inputs": {
                     "input_ids": "input_ids",
                     "attention_mask": "attention_mask",

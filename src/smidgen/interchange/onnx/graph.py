@@ -1,14 +1,15 @@
 """The decoder as one ONNX graph whose caches are inputs and outputs.
 
 Names and shapes are those that transformers.js and onnxruntime-genai expect. B batch, P tokens in the cache, T new
-tokens, K key/value heads, d and e their sizes:
+tokens, K key/value heads, d their size:
 
     input_ids int64 [B, T], attention_mask int64 [B, P + T], position_ids int64 [B, T],
-    past_key_values.{i}.key [B, K, P, d], past_key_values.{i}.value [B, K, P, e]
-    -> logits float [B, T, V], present.{i}.key [B, K, P + T, d], present.{i}.value [B, K, P + T, e]
+    past_key_values.{i}.key [B, K, P, d], past_key_values.{i}.value [B, K, P, d]
+    -> logits float [B, T, V], present.{i}.key [B, K, P + T, d], present.{i}.value [B, K, P + T, d]
 
 Every layer's cache holds all tokens, also a sliding one's, whose mask then hides what its window has left behind: the
-callers grow all caches alike. Latent attention caches every head's keys and values for the same reason.
+callers grow all caches alike. Latent attention caches every head's keys and values for the same reason, and the
+narrower of the two (its values) ends in zeros: onnxruntime-genai knows one size for both.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ import copy
 import logging
 import warnings
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -44,9 +45,19 @@ class _GrowingCache:
         self.keys, self.values = keys, values
 
     def append(self, key: Tensor, value: Tensor, step: CacheStep | None) -> tuple[Tensor, Tensor]:
-        self.keys = torch.cat([self.keys, key], dim=2)
-        self.values = torch.cat([self.values, value], dim=2)
-        return self.keys, self.values
+        self.keys = torch.cat([self.keys, _widened(key, self.keys)], dim=2)
+        self.values = torch.cat([self.values, _widened(value, self.values)], dim=2)
+        return _narrowed(self.keys, key), _narrowed(self.values, value)
+
+
+def _widened(new: Tensor, held: Tensor) -> Tensor:
+    """`new` with zeros behind, as wide as what is held."""
+    missing = held.shape[-1] - new.shape[-1]
+    return torch.nn.functional.pad(new, (0, missing)) if missing else new
+
+
+def _narrowed(held: Tensor, new: Tensor) -> Tensor:
+    return held if held.shape[-1] == new.shape[-1] else held[..., : new.shape[-1]]
 
 
 class _Step:
@@ -64,7 +75,7 @@ class Graph(nn.Module):
         for layer in self.decoder.layers:
             if isinstance(layer.self_attn, LatentAttention):
                 layer.self_attn.absorb = False
-        self.shapes: list[LayerShape] = [layer.self_attn.cache_shape() for layer in self.decoder.layers]
+        self.shapes: list[LayerShape] = [_of_one_size(layer.self_attn.cache_shape()) for layer in self.decoder.layers]
 
     def forward(
         self, input_ids: Tensor, attention_mask: Tensor, position_ids: Tensor, past_key_values: Sequence[Tensor]
@@ -98,6 +109,11 @@ class Graph(nn.Module):
             for shape in self.shapes
             for size in (shape.key_size, shape.value_size)
         ]
+
+
+def _of_one_size(shape: LayerShape) -> LayerShape:
+    size = max(shape.key_size, shape.value_size)
+    return replace(shape, key_size=size, value_size=size)
 
 
 @dataclass(frozen=True, slots=True)
