@@ -45,16 +45,16 @@ def test_the_edge_engine_gets_the_folder_of_a_run(
 ) -> None:
     (tmp_path / "best").mkdir()
     (tmp_path / "best" / "model").symlink_to(folder)
-    calls: list[tuple[str, dict[str, int]]] = []
+    calls: list[tuple[str, dict[str, Any]]] = []
     engine = SimpleNamespace(info=None)
     fake = ModuleType("smidgen.edge")
     fake.load = lambda path, **options: calls.append((path, options)) or engine  # type: ignore[attr-defined]
     fake.__spec__ = SimpleNamespace()  # type: ignore[assignment]
     monkeypatch.setitem(sys.modules, "smidgen.edge", fake)
-    opened, tokenizer = open_engine(str(tmp_path), "edge", threads=2)
+    opened, tokenizer = open_engine(str(tmp_path), "edge", threads=2, cache="int8")
     assert opened is engine
     assert tokenizer.vocab_size == 270
-    assert calls == [(str(tmp_path / "best" / "model"), {"threads": 2, "max_batch_size": 8})]
+    assert calls == [(str(tmp_path / "best" / "model"), {"threads": 2, "max_batch_size": 8, "cache": "int8"})]
     with pytest.raises(ModelFolderError, match="no model folder"):
         open_engine(str(tmp_path / "nothing"), "edge")
 
@@ -65,6 +65,7 @@ def test_the_edge_engine_gets_the_folder_of_a_run(
         ({"engine": "edge", "device": "cuda"}, "device = cuda: the edge engine runs on the processor"),
         ({"engine": "edge", "precision": "bf16"}, "precision = bf16: the edge engine computes as the folder is stored"),
         ({"engine": "edge", "speculate": 4}, "speculate = 4: the edge engine makes no drafts"),
+        ({"cache": "int8"}, "cache = int8: the torch engine keeps the type it computes in"),
         ({"threads": 0}, "threads = 0"),
     ],
 )

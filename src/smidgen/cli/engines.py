@@ -43,6 +43,11 @@ def add_engine_flags(parser: argparse.ArgumentParser) -> None:
         help="greedy answers: guess up to N tokens from repetitions, check them at once (torch engine; default: off)",
     )
     parser.add_argument("--threads", type=int, metavar="N", help="processor threads (default: the engine's choice)")
+    parser.add_argument(
+        "--cache",
+        choices=["float16", "bfloat16", "float32", "int8"],
+        help="type of keys and values (edge engine; default: float16)",
+    )
 
 
 def open_engine(
@@ -55,13 +60,14 @@ def open_engine(
     max_seq_len: int | None = None,
     threads: int | None = None,
     speculate: int = 0,
+    cache: str | None = None,
 ) -> tuple[Engine, Tokenizer]:
     """The engine that runs a MODEL argument, and the model's tokenizer.
 
     `device`, `precision` and `speculate` (see TorchEngine) are the torch engine's; the edge engine runs on the
-    processor in the scheme that the folder is stored in. `max_batch_size` requests run at once, the others wait;
-    `max_seq_len` bounds prompt and answer (the model's context if left out). `threads`: None leaves the engine's
-    default.
+    processor in the scheme that the folder is stored in, `cache` names the type of its keys and values.
+    `max_batch_size` requests run at once, the others wait; `max_seq_len` bounds prompt and answer (the model's context
+    if left out). `threads`: None leaves the engine's default.
     Raises ModelFolderError for what is no model with a tokenizer, MissingDependencyError without the engine.
     """
     if threads is not None and threads < 1:
@@ -69,7 +75,9 @@ def open_engine(
     if engine == "edge":
         if speculate:
             raise SmidgenError(f"speculate = {speculate}: the edge engine makes no drafts; use --engine torch")
-        return _open_edge(model, device, precision, max_batch_size, max_seq_len, threads)
+        return _open_edge(model, device, precision, max_batch_size, max_seq_len, threads, cache)
+    if cache is not None:
+        raise SmidgenError(f"cache = {cache}: the torch engine keeps the type it computes in; use --engine edge")
     if importlib.util.find_spec("torch") is None:
         raise MissingDependencyError("torch", "train", "without --engine edge this command")
     return _open_torch(model, device, precision, max_batch_size, max_seq_len, threads, speculate)
@@ -85,6 +93,7 @@ def open_engine_from(args: argparse.Namespace, max_batch_size: int = 8) -> tuple
         max_batch_size=max_batch_size,
         threads=args.threads,
         speculate=args.speculate,
+        cache=args.cache,
     )
 
 
@@ -123,7 +132,13 @@ def _open_torch(
 
 
 def _open_edge(
-    model: str, device: str, precision: str, max_batch_size: int, max_seq_len: int | None, threads: int | None
+    model: str,
+    device: str,
+    precision: str,
+    max_batch_size: int,
+    max_seq_len: int | None,
+    threads: int | None,
+    cache: str | None,
 ) -> tuple[Engine, Tokenizer]:
     if device not in ("auto", "cpu"):
         raise SmidgenError(f"device = {device}: the edge engine runs on the processor; use --engine torch")
@@ -138,7 +153,7 @@ def _open_edge(
     from smidgen.tokenization import load_tokenizer
 
     folder = stored_model(model)
-    options = {"threads": threads, "max_batch_size": max_batch_size, "max_seq_len": max_seq_len}
+    options = {"threads": threads, "max_batch_size": max_batch_size, "max_seq_len": max_seq_len, "cache": cache}
     opened: Engine = edge.load(str(folder), **{name: value for name, value in options.items() if value is not None})
     return opened, load_tokenizer(folder)
 

@@ -67,6 +67,7 @@ def run(args: argparse.Namespace) -> int:
         max_seq_len=args.max_seq_len,
         threads=args.threads,
         speculate=args.speculate,
+        cache=args.cache,
     )
     name = args.name or Path(args.model).resolve().name
 

@@ -10,9 +10,9 @@ from collections.abc import Callable, Sequence
 import torch
 
 from smidgen.config import AUTO_BATCH_SIZE, Config, TrainingConfig
-from smidgen.folders.memory import available_memory
 from smidgen.model import Decoder
 from smidgen.runtime.errors import ConfigError
+from smidgen.runtime.memory import available_memory
 from smidgen.training.averaging import Averaging
 from smidgen.training.data import Sequences
 from smidgen.training.footprint import BatchOf, predict_footprint

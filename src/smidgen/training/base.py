@@ -118,8 +118,8 @@ def store_quantized(config: Config, run: Path) -> Path | None:
     if settings is None or settings.scheme != "int4":
         return None
     quantization = Quantization(scheme="int4", group_size=settings.group_size, symmetric=settings.symmetric)
-    settings = carry_settings(find_folder(run).folder)
-    return save(quantize(load(run), quantization), run / "quantized", load_tokenizer(run), settings)
+    finish = carry_settings(find_folder(run).folder)
+    return save(quantize(load(run), quantization), run / "quantized", load_tokenizer(run), finish)
 
 
 def _tuned_config(model: ModelConfig, tuning: Mapping[str, Any]) -> ModelConfig:

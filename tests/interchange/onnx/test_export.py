@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 
-from smidgen.interchange.onnx.export import export_onnx
+from smidgen.interchange.onnx.export import config_changes, export_onnx, genai_config
 from smidgen.interchange.onnx.graph import Graph, names, write_graph
 from smidgen.runtime.errors import ModelFolderError
 
@@ -109,3 +109,20 @@ def test_latent_attention_keeps_every_heads_keys_and_values_in_one_size(randomiz
         (attention.num_heads, attention.qk_head_dim, attention.qk_head_dim)
     }
     assert decoder.layers[0].self_attn.absorb, "the decoder itself is not changed"
+
+
+def test_what_a_folder_says_of_latent_attention_and_of_classes_that_transformers_js_lacks(
+    randomized_decoder: MakeDecoder,
+) -> None:
+    for family, model_type in (("tilda-tiny", None), ("tinylm-tiny", "llama"), ("tinylm-gqa-tiny", "llama")):
+        decoder = randomized_decoder(family, SMALL)
+        attention, cache = decoder.config.attention, Graph(decoder).shapes[0]
+        latent = attention.kind == "latent"
+        size = attention.qk_head_dim if latent else attention.head_dim
+        heads = attention.num_heads if latent else attention.num_kv_heads
+        genai = genai_config(decoder.config, cache, "model.onnx", None, [2])["model"]["decoder"]
+        assert (genai["head_size"], genai["num_key_value_heads"]) == (size, heads)
+        changes = config_changes(decoder.config, cache)
+        assert changes.get("model_type") == model_type
+        if model_type is not None:
+            assert (changes["head_dim"], changes["num_key_value_heads"]) == (size, heads)

@@ -77,7 +77,7 @@ def export_onnx(
         if "fp32" not in wanted:
             for name in (FILES["fp32"], f"{FILES['fp32']}.data"):
                 (graphs / name).unlink(missing_ok=True)
-        update_json(staged / CONFIG, _of_graphs(model.config, cache))
+        update_json(staged / CONFIG, config_changes(model.config, cache))
         text = json.dumps(genai_config(model.config, cache, FILES[wanted[0]], tokenizer, end_ids), indent=2)
         (staged / "genai_config.json").write_text(text + "\n", encoding="utf-8")
         publish_folder(staged, target)
@@ -118,7 +118,7 @@ def _write(model: Decoder, folder: Path, precision: Precision) -> tuple[Variant,
     return Variant(precision, path, size, compare(path, graph, model, numpy_dtype)), graph.shapes[0]
 
 
-def _of_graphs(config: ModelConfig, cache: LayerShape) -> dict[str, Any]:
+def config_changes(config: ModelConfig, cache: LayerShape) -> dict[str, Any]:
     """Changes to config.json that make it say of the graphs what it said of the weights.
 
     transformers.js chooses its decoder class by `model_type` and knows neither BitNet nor our own; all that it does
