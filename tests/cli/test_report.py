@@ -77,6 +77,8 @@ def test_a_run_records_itself_and_becomes_a_page(
     assert "A &lt;b&gt;" in page
     assert main(["report", str(run), str(run), "--out", str(tmp_path / "both.html")]) == 0
     assert "2 runs" in (tmp_path / "both.html").read_text()
+    assert main(["report", str(run), "--out", "nowhere/page.html"]) == 1
+    assert capsys.readouterr().err == "smidgen: nowhere/page.html: No such file or directory\n"
 
 
 def test_samples_change_nothing_in_the_training(data: Path, tmp_path: Path) -> None:

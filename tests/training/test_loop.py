@@ -340,6 +340,9 @@ def test_epochs_become_steps(make_config: MakeConfig) -> None:
     assert count_steps(config, sequences_per_epoch=21) == 7
     with pytest.raises(ConfigError, match=r"training\.max_steps = null"):
         count_steps(make_config(max_steps=None), 21)
+    decaying = make_config(max_steps=None, epochs=1.0, **{"schedule.kind": "wsd", "schedule.decay_steps": 9})
+    with pytest.raises(ConfigError, match=r"schedule\.decay_steps = 9: exceeds the 6 steps of training\.epochs 1; sho"):
+        count_steps(decaying, 21)
 
 
 def test_a_warm_up_longer_than_the_run_is_told_and_works(

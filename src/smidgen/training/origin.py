@@ -26,15 +26,23 @@ class Origin:
 
 
 def count_steps(config: Config, sequences_per_epoch: int) -> int:
-    """Optimiser steps of the training; epochs are rounded up to whole steps."""
+    """Optimiser steps of the training; epochs are rounded up to whole steps. Raises ConfigError for none, or for fewer
+    than those of the decay."""
     training = config.training
     if training.max_steps is not None:
         return training.max_steps
     if training.epochs is None:
         raise ConfigError("training.max_steps = null: nothing says when to stop; set it, or training.epochs")
-    return math.ceil(
+    steps = math.ceil(
         training.epochs * sequences_per_epoch / (training.batch_size * training.gradient_accumulation_steps)
     )
+    decay_steps = training.schedule.decay_steps
+    if decay_steps is not None and decay_steps > steps:
+        raise ConfigError(
+            f"training.schedule.decay_steps = {decay_steps}: exceeds the {steps} steps of training.epochs"
+            f" {training.epochs:g}; shorten it, or use training.schedule.decay_fraction"
+        )
+    return steps
 
 
 def find_origin(config: Config, data: TrainingData, run: RunFolder) -> Origin:

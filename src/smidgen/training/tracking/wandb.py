@@ -57,6 +57,10 @@ class WeightsAndBiases:
         connection: Any = getattr(wandb.setup(), "_connection", None)
         process = getattr(getattr(connection, "_proc", None), "_process", None)
         if process is not None:
+            finalizer = getattr(connection, "_finalizer", None)
+            if finalizer is not None:
+                # Ends the thread that would send it farewells, and show how they fail.
+                finalizer._queue.put(None)
             process.kill()
             # Else wandb would talk to the dead process when Python ends, and show the error.
             connection._cleanup()
