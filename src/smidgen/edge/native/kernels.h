@@ -36,7 +36,7 @@ struct Inputs {
     int64_t stride = 0;
     float* block_values = nullptr;   // blocks of `block` tokens: [stride, block]
     int8_t* block_codes = nullptr;   // [stride / 4, block, 4]
-    int32_t* block_sums = nullptr;   // [stride / 32, block]
+    int32_t* block_sums = nullptr;   // [stride / 32, block], times -8: what is added where a nibble of 8 stands for zero
     uint8_t* block_pairs = nullptr;  // [stride / 2, block] pairs of bf16
 };
 

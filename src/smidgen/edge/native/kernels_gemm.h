@@ -17,6 +17,8 @@ void pack_values(const Inputs& x, int token, int count, int columns) {
                     reinterpret_cast<uint8_t*>(x.block_values + token * x.stride));
 }
 
+constexpr int kNibbleZero = 8;  // the nibble that stands for zero where a matrix has no zero points
+
 void pack_codes(const Inputs& x, int token, int count, int columns) {
     const int size = block_size(count, 0);
     const int64_t sums = x.stride / kSumGroup;
@@ -24,8 +26,13 @@ void pack_codes(const Inputs& x, int token, int count, int columns) {
                     reinterpret_cast<uint8_t*>(x.block_codes + token * x.stride));
     for (int g = 0; g < columns / kSumGroup; g++)
         for (int n = 0; n < size; n++)
-            x.block_sums[token * sums + int64_t(g) * size + n] = n < count ? x.sums[(token + n) * sums + g] : 0;
+            x.block_sums[token * sums + int64_t(g) * size + n] = n < count ? -kNibbleZero * x.sums[(token + n) * sums + g] : 0;
 }
+
+constexpr int kColumnsAtOnce = 4 * kStepsAtOnce;  // of codes, written out
+
+// Kernels that fill the registers: compilers spill them where one is compiled into another.
+#define APART __attribute__((noinline))
 
 // The weights that come next, asked for while the present ones are multiplied: a piece for each block of tokens.
 struct Ahead {
@@ -44,7 +51,7 @@ void pack_pairs(const Inputs& x, int token, int count, int columns) {
 constexpr auto kPackPairs = pack_pairs;
 
 template <int Tiles, int N>
-inline void gemm_pairs(const Matrix& m, int tile, const uint8_t* const* panels, const Inputs& x, int token, int count,
+APART void gemm_pairs(const Matrix& m, int tile, const uint8_t* const* panels, const Inputs& x, int token, int count,
                        Ahead ahead, float* y, int64_t y_stride) {
     const uint8_t* pairs = x.block_pairs + token * x.stride * 2;
     const uint8_t* w[Tiles];
@@ -107,7 +114,7 @@ inline void unpack_tile(const Matrix& m, int tile, uint8_t* out) {
 }
 
 template <int Tiles, int N>
-inline void gemm_codes(const Matrix& m, int tile, const uint8_t* const* panels, int bias, const Inputs& x, int token,
+APART void gemm_codes(const Matrix& m, int tile, const uint8_t* const* panels, int bias, const Inputs& x, int token,
                        int count, Ahead ahead, float* y, int64_t y_stride) {
     const int8_t* codes = x.block_codes + token * x.stride;
     const int32_t* sums = x.block_sums + token * (x.stride / kSumGroup);
@@ -117,17 +124,19 @@ inline void gemm_codes(const Matrix& m, int tile, const uint8_t* const* panels, 
     UNROLL for (int n = 0; n < N; n++) {
         int total = 0;
         for (int g = 0; g < m.padded / kSumGroup; g++) total += sums[g * N + n];
-        UNROLL for (int t = 0; t < Tiles; t++) acc[t][n] = set1i(-bias * total);
+        UNROLL for (int t = 0; t < Tiles; t++) acc[t][n] = set1i(bias * (total / kNibbleZero));
     }
     const bool flip = kSignedDot && m.format == FMT_INT8;
-    for (int c = 0; c < m.padded; c += 4, codes += 4 * N) {
-        B b[Tiles];
-        UNROLL for (int t = 0; t < Tiles; t++) {
-            b[t] = load_bytes(w[t]), w[t] += 64;
-            if (flip) b[t] = for_dot(b[t]);
-        }
-        UNROLL for (int n = 0; n < N; n++) {
-            UNROLL for (int t = 0; t < Tiles; t++) acc[t][n] = dot(acc[t][n], b[t], codes + 4 * n);
+    for (int c = 0; c < m.padded; c += kColumnsAtOnce) {
+        UNROLL for (int step = 0; step < kStepsAtOnce; step++, codes += 4 * N) {
+            B b[Tiles];
+            UNROLL for (int t = 0; t < Tiles; t++) {
+                b[t] = load_bytes(w[t]), w[t] += 64;
+                if (flip) b[t] = for_dot(b[t]);
+            }
+            UNROLL for (int n = 0; n < N; n++) {
+                UNROLL for (int t = 0; t < Tiles; t++) acc[t][n] = dot(acc[t][n], b[t], codes + 4 * n);
+            }
         }
         ahead.ask();
     }
@@ -143,7 +152,7 @@ inline void gemm_codes(const Matrix& m, int tile, const uint8_t* const* panels, 
 
 // Tokens first ... first + N - 1 of a block of `size`: half a block, as each token has a total beside its sum of a group.
 template <int Tiles, int N, bool Zeros>
-inline void gemm_grouped(const Matrix& m, int tile, const uint8_t* const* panels, const Inputs& x, int token, int size,
+APART void gemm_grouped(const Matrix& m, int tile, const uint8_t* const* panels, const Inputs& x, int token, int size,
                          int first, int count, Ahead ahead, float* y, int64_t y_stride) {
     const int8_t* codes = x.block_codes + token * x.stride + 4 * first;
     const int32_t* sums = x.block_sums + token * (x.stride / kSumGroup) + first;
@@ -159,19 +168,26 @@ inline void gemm_grouped(const Matrix& m, int tile, const uint8_t* const* panels
     }
     const int per_group = m.group / kSumGroup;
     for (int g = 0; g < m.groups; g++, sums += int64_t(per_group) * size) {
+        const int32_t* group_sums = sums;
+        int32_t several[N];
+        if (per_group > 1) {
+            for (int n = 0; n < N; n++) several[n] = 0;
+            for (int i = 0; i < per_group; i++)
+                for (int n = 0; n < N; n++) several[n] += sums[i * size + n];
+            group_sums = several;
+        }
         I acc[Tiles][N];
         UNROLL for (int n = 0; n < N; n++) {
-            int sum = sums[n];
-            for (int s = 1; s < per_group; s++) sum += sums[s * size + n];
-            // Minus the sum of a token's codes, times what stands for zero.
             UNROLL for (int t = 0; t < Tiles; t++)
-                acc[t][n] = Zeros ? muli(as_int(load(zeros[t] + g * kTile)), set1i(-sum)) : set1i(-8 * sum);
+                acc[t][n] = Zeros ? muli(as_int(load(zeros[t] + g * kTile)), set1i(group_sums[n] / kNibbleZero)) : set1i(group_sums[n]);
         }
-        for (int c = 0; c < m.group; c += 4, codes += 4 * size) {
-            B b[Tiles];
-            UNROLL for (int t = 0; t < Tiles; t++) b[t] = load_bytes(w[t]), w[t] += 64;
-            UNROLL for (int n = 0; n < N; n++) {
-                UNROLL for (int t = 0; t < Tiles; t++) acc[t][n] = dot(acc[t][n], b[t], codes + 4 * n);
+        for (int c = 0; c < m.group; c += kColumnsAtOnce) {
+            UNROLL for (int step = 0; step < kStepsAtOnce; step++, codes += 4 * size) {
+                B b[Tiles];
+                UNROLL for (int t = 0; t < Tiles; t++) b[t] = load_bytes(w[t]), w[t] += 64;
+                UNROLL for (int n = 0; n < N; n++) {
+                    UNROLL for (int t = 0; t < Tiles; t++) acc[t][n] = dot(acc[t][n], b[t], codes + 4 * n);
+                }
             }
         }
         ahead.ask();
@@ -188,7 +204,7 @@ inline void gemm_grouped(const Matrix& m, int tile, const uint8_t* const* panels
 }
 
 template <int Format, int Tiles, int N>
-inline void gemm_floats(const Matrix& m, int tile, const uint8_t* const* panels, const Inputs& x, int token, int count,
+APART void gemm_floats(const Matrix& m, int tile, const uint8_t* const* panels, const Inputs& x, int token, int count,
                         Ahead ahead, float* y, int64_t y_stride) {
     const float* values = x.block_values + token * x.stride;
     const uint8_t* w[Tiles];
@@ -252,7 +268,7 @@ template <int Tiles>
 inline void gemm_tiles(const Matrix& m, int tile, const uint8_t* const* w, int bias, const Inputs& x, int tokens, float* y,
                        int64_t y_stride) {
     const int blocks = (tokens + kBlock - 1) / kBlock;
-    const int calls = m.format == FMT_F32 || m.format == FMT_BF16 ? m.padded / 2 : m.format == FMT_INT4 ? m.groups : m.padded / 4;
+    const int calls = m.format == FMT_F32 || m.format == FMT_BF16 ? m.padded / 2 : m.format == FMT_INT4 ? m.groups : m.padded / kColumnsAtOnce;
     const int64_t piece = m.tile_bytes / blocks;
     Ahead ahead{m.data + (tile + Tiles) * m.tile_bytes, m.data + (tile + 2 * Tiles - 1) * m.tile_bytes, piece / calls + 1};
     for (int token = 0; token < tokens; token += kBlock, ahead.one += piece, ahead.other += piece) {

@@ -21,7 +21,7 @@ constexpr bool kDotIsCheap = true;
 #else
 constexpr bool kDotIsCheap = false;
 #endif
-constexpr int kTilesAtOnce = 1, kBlock = 4, kMixRows = 2, kMixDims = 2, kScoreTiles = 1;
+constexpr int kTilesAtOnce = 1, kBlock = 4, kMixRows = 2, kMixDims = 2, kScoreTiles = 1, kStepsAtOnce = 1;
 
 inline F zero() { return {_mm256_setzero_ps(), _mm256_setzero_ps()}; }
 inline F set1(float v) { return {_mm256_set1_ps(v), _mm256_set1_ps(v)}; }

@@ -13,7 +13,7 @@ using B = __m512i;
 
 constexpr bool kSignedDot = false;  // dot() takes codes of 0 ... 255
 constexpr bool kDotIsCheap = true;  // one instruction
-constexpr int kTilesAtOnce = 2, kBlock = 12, kMixRows = 4, kMixDims = 4, kScoreTiles = 2;
+constexpr int kTilesAtOnce = 2, kBlock = 12, kMixRows = 4, kMixDims = 4, kScoreTiles = 2, kStepsAtOnce = 4;
 
 inline F zero() { return _mm512_setzero_ps(); }
 inline F set1(float v) { return _mm512_set1_ps(v); }

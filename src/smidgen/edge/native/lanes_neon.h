@@ -19,7 +19,7 @@ struct B {
 
 constexpr bool kSignedDot = true;  // dot() takes signed codes: those of 0 ... 255 lose 128 first
 constexpr bool kDotIsCheap = true;
-constexpr int kTilesAtOnce = 1, kBlock = 4, kMixRows = 2, kMixDims = 2, kScoreTiles = 1;
+constexpr int kTilesAtOnce = 1, kBlock = 4, kMixRows = 2, kMixDims = 2, kScoreTiles = 1, kStepsAtOnce = 1;
 
 #define EACH for (int i = 0; i < 4; i++)
 #define LANES(type, expression) \

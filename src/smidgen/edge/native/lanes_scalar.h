@@ -16,7 +16,7 @@ struct B {
 };
 
 constexpr bool kSignedDot = false, kDotIsCheap = false;
-constexpr int kTilesAtOnce = 1, kBlock = 4, kMixRows = 2, kMixDims = 2, kScoreTiles = 1;
+constexpr int kTilesAtOnce = 1, kBlock = 4, kMixRows = 2, kMixDims = 2, kScoreTiles = 1, kStepsAtOnce = 1;
 
 #define EACH for (int i = 0; i < 16; i++)
 #define LANES(type, expression) \
