@@ -55,8 +55,14 @@ def test_the_edge_engine_gets_the_folder_of_a_run(
     assert opened is engine
     assert tokenizer.vocab_size == 270
     assert calls == [(str(tmp_path / "best" / "model"), {"threads": 2, "max_batch_size": 8, "cache": "int8"})]
-    with pytest.raises(ModelFolderError, match="no model folder"):
+    with pytest.raises(ModelFolderError, match="no such folder"):
         open_engine(str(tmp_path / "nothing"), "edge")
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(ModelFolderError, match="no model folder"):
+        open_engine(str(tmp_path / "empty"), "edge")
+    (tmp_path / "empty" / "adapter_config.json").write_text("{}")
+    with pytest.raises(ModelFolderError, match=r"an adapter, .*: smidgen merge --lora \S+empty --out DIR"):
+        open_engine(str(tmp_path / "empty"), "edge")
 
 
 @pytest.mark.parametrize(

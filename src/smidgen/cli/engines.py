@@ -5,10 +5,10 @@ from __future__ import annotations
 import argparse
 import importlib.util
 import logging
-from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from smidgen.runtime.errors import MissingDependencyError, ModelFolderError, SmidgenError
+from smidgen.runtime.errors import MissingDependencyError, SmidgenError
+from smidgen.runtime.model_folders import stored_model
 
 if TYPE_CHECKING:
     from smidgen.runtime.protocols import Engine, Tokenizer
@@ -156,14 +156,3 @@ def _open_edge(
     options = {"threads": threads, "max_batch_size": max_batch_size, "max_seq_len": max_seq_len, "cache": cache}
     opened: Engine = edge.load(str(folder), **{name: value for name, value in options.items() if value is not None})
     return opened, load_tokenizer(folder)
-
-
-def stored_model(model: str) -> Path:
-    """The folder with the weights of a MODEL argument, found without PyTorch. Raises ModelFolderError."""
-    path = Path(model)
-    for folder in (path, path / "model", path / "best" / "model", path / "last" / "model"):
-        if (folder / "config.json").is_file():
-            return folder
-    raise ModelFolderError(
-        f"{model}: no model folder, checkpoint or run with one; give a folder that has a config.json"
-    )

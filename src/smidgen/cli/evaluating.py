@@ -114,7 +114,7 @@ def check_model(args: argparse.Namespace, model: str, *, asks: bool) -> None:
     tokenizer: Tokenizer | None = None
     needs_tokenizer = asks or args.text
     if args.engine == "edge":
-        from smidgen.cli.engines import stored_model
+        from smidgen.runtime.model_folders import stored_model
         from smidgen.tokenization import load_tokenizer
 
         folder = stored_model(model)

@@ -24,6 +24,7 @@ from smidgen.edge.safetensors import MappedWeights
 from smidgen.edge.threads import default_threads
 from smidgen.edge.weights import Formats, WeightReader
 from smidgen.runtime.errors import ContextLengthError, ModelFolderError
+from smidgen.runtime.model_folders import stored_model
 
 WeightFormat = Literal["bf16", "float32", "int8", "int4", "ternary"]
 CacheFormat = Literal["float16", "bfloat16", "float32", "int8"]
@@ -68,7 +69,7 @@ def load(
     memory; EdgeError without the native library.
     """
     library()
-    folder = resolve_folder(model)
+    folder = stored_model(model)
     config = read_config(folder)
     context = config.max_seq_len if max_seq_len is None else max_seq_len
     if not 1 <= context <= config.max_seq_len:
@@ -106,18 +107,6 @@ def ternary_format(packing: TernaryPacking, instruction_set: str | None) -> str:
     if packing == "auto":
         packing = "base3" if (instruction_set or list(instruction_sets())[-1]) in _FAST_DOT else "2bit"
     return "base3" if packing == "base3" else "ternary"
-
-
-def resolve_folder(model: str | Path) -> Path:
-    """The model folder of a folder, checkpoint or run (its best, else its last). Raises ModelFolderError."""
-    path = Path(model)
-    if (path / "config.json").is_file():
-        return path
-    for inside in ("model", "best/model", "last/model"):
-        if (path / inside / "config.json").is_file():
-            return path / inside
-    what = "no such folder" if not path.is_dir() else "holds no model: config.json is missing"
-    raise ModelFolderError(f"{path}: {what}; name a model folder, checkpoint or run for the edge engine")
 
 
 def _create(
