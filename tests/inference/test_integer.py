@@ -12,7 +12,7 @@ from smidgen.config import Quantization
 from smidgen.inference import TorchEngine, frozen, integer
 from smidgen.inference.frozen import IntegerVocabulary, head_product
 from smidgen.inference.fused import FusedIntegers, fuse
-from smidgen.inference.integer import IntegerLinear
+from smidgen.inference.integer import Int4Linear, IntegerLinear
 from smidgen.kernels.integer_products import multiplies_int8
 from smidgen.model import Decoder
 from smidgen.model.quantized import QuantizedLinear
@@ -68,6 +68,36 @@ def test_a_processor_without_integer_products_answers_alike(
     with_integers = answer()
     monkeypatch.setattr(integer, "multiplies_int8", lambda _: False)
     assert with_integers == answer()
+
+
+@pytest.mark.skipif(not torch.cpu._is_avx512_supported(), reason="no fast int4 products (AVX-512)")
+@pytest.mark.parametrize("preset", ["elite-tiny", "tilda-tiny"])
+@pytest.mark.parametrize("activation_bits", [8, 16])
+def test_int4_logits_are_those_of_the_definition(preset: str, activation_bits: int) -> None:
+    """As near as dense bfloat16 weights of the same values come, which round inputs and outputs alike."""
+    model = quantized(preset, {"scheme": "int4", "group_size": 32, "activation_bits": activation_bits})
+    ids = torch.tensor(make_prompts((20,)))
+    with torch.inference_mode():
+        expected = model(ids)
+        model.compute_dtype = torch.bfloat16
+        ready = fuse(frozen.frozen(model))
+        assert any(isinstance(module, Int4Linear) for module in ready.modules())
+        assert any(isinstance(module, FusedIntegers) for module in ready.modules())
+        logits, dense = head_product(ready, ready.hidden(ids)), model(ids)
+    distance = float((logits - expected).norm() / expected.norm())
+    assert distance < 1.5 * float((dense - expected).norm() / expected.norm()) + 1e-3
+
+
+def test_int4_weights_are_what_they_stand_for() -> None:
+    model = quantized("elite-tiny", {"scheme": "int4", "group_size": 32})
+    linear = model.layers[0].mlp.down_proj
+    assert isinstance(linear, QuantizedLinear)
+    int4 = integer.int4_linear(linear, torch.bfloat16)
+    if int4 is None:
+        pytest.skip("no fast int4 products (AVX-512)")
+    assert torch.equal(int4.effective_weight(torch.float32), linear.effective_weight(torch.float32))
+    one_hot = torch.eye(linear.in_features, dtype=torch.bfloat16)
+    assert torch.equal(int4(one_hot), linear.effective_weight(torch.bfloat16).t())
 
 
 EVERY_SCHEME = [

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from smidgen.inference.frozen import FrozenLinear, laid_out, product
-from smidgen.inference.integer import IntegerLinear
+from smidgen.inference.integer import Int4Linear, IntegerLinear
 from smidgen.model import Decoder
 from smidgen.model.attention import GroupedQueryAttention, LatentAttention
 from smidgen.model.feed_forward import FeedForward
+
+_Projection = FrozenLinear | IntegerLinear | Int4Linear
 
 
 class FusedLinear(nn.Module):
@@ -29,12 +32,12 @@ class FusedLinear(nn.Module):
 
 
 class FusedIntegers(nn.Module):
-    """The same of weights that are integers."""
+    """The same of weights that are integers, all IntegerLinear or all Int4Linear."""
 
-    def __init__(self, linears: Sequence[IntegerLinear]) -> None:
+    def __init__(self, linears: Sequence[Any]) -> None:
         super().__init__()
         self.sizes = [len(linear.scale) for linear in linears]
-        self.joined = IntegerLinear.joined(linears)
+        self.joined = linears[0].joined(linears)
 
     def forward(self, x: Tensor) -> Sequence[Tensor]:
         parts: Sequence[Tensor] = self.joined(x).split(self.sizes, dim=-1)
@@ -62,7 +65,7 @@ def _fuse(parent: GroupedQueryAttention | LatentAttention | FeedForward, *names:
     linears = [getattr(parent, name) for name in names]
     if all(isinstance(linear, FrozenLinear) for linear in linears):
         make: type[FusedLinear] | type[FusedIntegers] = FusedLinear
-    elif all(isinstance(linear, IntegerLinear) for linear in linears):
+    elif any(all(isinstance(linear, kind) for linear in linears) for kind in (IntegerLinear, Int4Linear)):
         make = FusedIntegers
     else:
         return
@@ -74,7 +77,7 @@ def _fuse(parent: GroupedQueryAttention | LatentAttention | FeedForward, *names:
         setattr(parent, name, nn.Identity())
 
 
-def _equal_rounding(first: FrozenLinear | IntegerLinear, second: FrozenLinear | IntegerLinear) -> bool:
+def _equal_rounding(first: _Projection, second: _Projection) -> bool:
     """Whether both round their input alike."""
     ours, theirs = first.quantizer, second.quantizer
     return ours is theirs or (type(ours) is type(theirs) and vars(ours) == vars(theirs))

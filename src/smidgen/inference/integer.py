@@ -1,4 +1,4 @@
-"""Projections and heads whose int8 or ternary weights stay a byte a number on processors that multiply integers."""
+"""Projections and heads whose weights stay what is stored: int8 and ternary a byte a number, int4 half of one."""
 
 from __future__ import annotations
 
@@ -7,13 +7,16 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
+from smidgen.kernels import integer
 from smidgen.kernels.integer_products import int8_codes_linear, int8_linear, multiplies_int8
-from smidgen.kernels.layouts import Int8Rows, TernaryPacked
+from smidgen.kernels.layouts import Int4Groups, Int8Rows, TernaryPacked
 from smidgen.kernels.ternary import int8_codes
 from smidgen.kernels.ternary_packing import unpack_ternary
 from smidgen.model.linear import Quantizer
 from smidgen.model.quantized import QuantizedLinear, RoundedInput, StoredMatrix
 
+_INT4_ROWS, _INT4_GROUPS = 16, (32, 64, 128)
+"""What PyTorch's int4 product takes: multiples of so many rows, groups of so many columns."""
 SMALLEST_MATRIX = 2**16
 """Weights from which on a matrix is worth it: smaller ones stay in the processor's caches in any type."""
 
@@ -52,8 +55,65 @@ class IntegerLinear(nn.Module):
         return IntegerLinear(codes, torch.cat([linear.scale for linear in linears]), linears[0].quantizer)
 
 
-def integer_linear(linear: QuantizedLinear, dtype: torch.dtype) -> IntegerLinear | None:
+class Int4Linear(nn.Module):
+    """`y = rounded(x) · (codes · scale)ᵀ` for bfloat16 inputs and symmetric int4 codes with a scale a group of columns.
+
+    The codes [out, in] are held twice: as PyTorch's kernel reads them, and as they are stored.
+    """
+
+    words: Tensor
+    scale: Tensor
+    packed: Tensor
+    scales_and_zeros: Tensor
+
+    def __init__(self, words: Tensor, scale: Tensor, quantizer: Quantizer) -> None:
+        super().__init__()
+        self.quantizer = quantizer
+        self.group_size = words.shape[1] * integer.CODES_PER_WORD // scale.shape[1]
+        codes = integer.unpack_int4(words, words.shape[1] * integer.CODES_PER_WORD)
+        nibbles = codes.to(torch.int32) - integer.SMALLEST_INT4
+        by_group = torch.stack([scale.t(), torch.zeros_like(scale.t())], dim=-1).contiguous()
+        self.register_buffer("words", words, persistent=False)
+        self.register_buffer("scale", scale, persistent=False)
+        self.register_buffer("packed", torch._convert_weight_to_int4pack_for_cpu(nibbles, 2), persistent=False)
+        self.register_buffer("scales_and_zeros", by_group, persistent=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        flat = self.quantizer.input(x).reshape(-1, x.shape[-1])
+        y = torch._weight_int4pack_mm_for_cpu(flat, self.packed, self.group_size, self.scales_and_zeros)
+        return y.view(*x.shape[:-1], -1)
+
+    def effective_weight(self, dtype: torch.dtype) -> Tensor:
+        """The weight that the codes stand for."""
+        stored = {"weight_packed": self.words, "weight_scale": self.scale}
+        return Int4Groups(self.group_size).dequantize(stored).to(dtype)
+
+    @staticmethod
+    def joined(linears: Sequence[Int4Linear]) -> Int4Linear:
+        """The projections one below the other."""
+        words = torch.cat([linear.words for linear in linears])
+        return Int4Linear(words, torch.cat([linear.scale for linear in linears]), linears[0].quantizer)
+
+
+def int4_linear(linear: QuantizedLinear, dtype: torch.dtype) -> Int4Linear | None:
+    """The projection in int4 for inputs of `dtype`; None where PyTorch has no fast product that is exact but for
+    bfloat16's rounding: zero points would be rounded, float32 inputs too, and other processors multiply slowly.
+    """
+    layout, stored = linear.layout, linear.stored
+    if not isinstance(layout, Int4Groups) or not layout.symmetric or dtype != torch.bfloat16:
+        return None
+    rows, columns = linear.size
+    if linear.device.type != "cpu" or not torch.cpu._is_avx512_supported() or rows * columns < SMALLEST_MATRIX:
+        return None
+    if rows % _INT4_ROWS or layout.group_size not in _INT4_GROUPS or stored["weight_scale"].dtype != dtype:
+        return None
+    return Int4Linear(stored["weight_packed"], stored["weight_scale"], linear.quantizer)
+
+
+def integer_linear(linear: QuantizedLinear, dtype: torch.dtype) -> IntegerLinear | Int4Linear | None:
     """The projection in integers for inputs of `dtype`; None where the layout or the device has no such form."""
+    if isinstance(linear.layout, Int4Groups):
+        return int4_linear(linear, dtype)
     form = integer_form(linear, dtype)
     return None if form is None else IntegerLinear(*form, linear.quantizer)
 
