@@ -66,6 +66,10 @@ def test_quickstart_scores_samples_and_names_the_next_commands(
 ) -> None:
     quickstart = ["quickstart", "--out", str(tmp_path / "q"), "--documents", "800", "--questions", "4"]
     overrides = ["--training.max_steps", "6", "--tokenizer.vocab_size", "600", *SHORT]
+    assert main([*quickstart, *overrides, "--training.max_time", "1e-9"]) == 0
+    out = capsys.readouterr().out
+    assert "Out of time after step 0 of 6; the same command goes on." in out
+    assert "untrained" not in out
     assert main([*quickstart, *overrides]) == 0
     out = capsys.readouterr().out
     for part in ("untrained", "5-gram", "facts", "patterns", "formats", "smidgen chat", "smidgen plot"):

@@ -6,7 +6,10 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from rich.progress import Progress
 
 _SECONDS_BETWEEN_LINES = 5.0
 _SECONDS_BETWEEN_UPDATES = 0.1
@@ -41,15 +44,25 @@ def prepare_progress() -> Iterator[Callable[[str, int, int], None]]:
 
         def report(stage: str, done: int, total: int) -> None:
             nonlocal drawn
+            # Of sources whose size nobody knows, what is done stands for all of it: the bar moves to and fro instead.
+            known = total if done < total else None
             if stage not in tasks:
-                tasks[stage] = bars.add_task(stage, total=total)
+                _complete(bars)
+                tasks[stage] = bars.add_task(stage, total=known)
             # An update for every document would cost more than reading it.
             elif done < total and time.monotonic() - drawn < _SECONDS_BETWEEN_UPDATES:
                 return
-            bars.update(tasks[stage], completed=done, total=total)
+            bars.update(tasks[stage], completed=done, total=known)
             drawn = time.monotonic()
 
         yield report
+        _complete(bars)
+
+
+def _complete(bars: Progress) -> None:
+    """What was done is all: another stage begins, or none."""
+    for task in bars.tasks:
+        bars.update(task.id, total=task.completed)
 
 
 class _Lines:

@@ -42,7 +42,7 @@ class PlainProgress(Observer):
         if now - self.printed > _SECONDS_BETWEEN_LINES or last:
             self.printed = now
             figures = ", ".join(f"{name} {value}" for name, value in describe_snapshot(snapshot))
-            left = f", {self.pace.left(snapshot.step)} left"
+            left = f", {self.pace.left(snapshot.step)}"
             print(f"step {snapshot.step}/{self.pace.plan.total_steps}: {figures}{left}", file=sys.stderr, flush=True)
 
     def compiling(self) -> None:
@@ -135,7 +135,7 @@ class LiveProgress(Observer):
         bar.add_row(
             Text(f"step {snapshot.step}/{total}", style="bold"),
             ProgressBar(total=total, completed=snapshot.step),
-            Text(f"{snapshot.step / total:4.0%}  {self.pace.left(snapshot.step)} left"),
+            Text(f"{snapshot.step / total:4.0%}  {self.pace.left(snapshot.step)}"),
         )
         figures = Text()
         shown = describe_snapshot(snapshot)
@@ -153,7 +153,8 @@ class Pace:
 
     def __init__(self, plan: Plan) -> None:
         self.plan = plan
-        self.marks = [(time.monotonic(), plan.first_step)]
+        self.begun = time.monotonic()
+        self.marks = [(self.begun, plan.first_step)]
 
     def add(self, snapshot: Snapshot) -> None:
         self.marks.append((time.monotonic(), snapshot.step))
@@ -162,9 +163,12 @@ class Pace:
             self.marks.pop(0)
 
     def left(self, step: int) -> str:
-        """The time left after `step`."""
+        """The time left after `step`, and how long all steps of this process will have taken: `3:10 left of 4:25`."""
         (begun, first), (now, last) = self.marks[0], self.marks[-1]
-        return "?" if last == first else duration((now - begun) / (last - first) * (self.plan.total_steps - step))
+        if last == first:
+            return "? left"
+        left = (now - begun) / (last - first) * (self.plan.total_steps - step)
+        return f"{duration(left)} left of {duration(now - self.begun + left)}"
 
 
 def header(plan: Plan) -> list[str]:

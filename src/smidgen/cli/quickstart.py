@@ -12,6 +12,8 @@ from __future__ import annotations
 import argparse
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -25,6 +27,8 @@ if TYPE_CHECKING:
 OVERRIDES = True
 DOCUMENTS = 32_000
 """Of the corpus: about as many as the preset's training reads, each once."""
+UNTRAINED_QUESTIONS = 20
+"""Of each kind, for the model that knows nothing: it never ends an answer by itself, which makes it the slowest."""
 NGRAM_TOKENS = 1_000_000
 """Training tokens that the 5-gram model counts."""
 
@@ -58,8 +62,13 @@ def run(args: argparse.Namespace) -> int:
     if summary.stopped_by is not None:
         print(f"Stopped after step {summary.steps} of {summary.total_steps}; the same command goes on.")
         return 128 + summary.stopped_by
+    if summary.out_of_time:
+        print(f"Out of time after step {summary.steps} of {summary.total_steps}; the same command goes on.")
+        return 0
 
-    heading(f"3. What it learned: {args.questions} held-out questions of each kind, answered exactly")
+    asked = f"{args.questions} held-out questions of each kind"
+    fewer = f" (untrained: {UNTRAINED_QUESTIONS})" if args.questions > UNTRAINED_QUESTIONS else ""
+    heading(f"3. What it learned: {asked}{fewer}, answered exactly")
     show_scores(resolve(config, dataset), dataset, tokenizer, run_path, args.questions)
 
     heading("4. What it writes")
@@ -81,6 +90,18 @@ def heading(text: str) -> None:
     sys.stderr.flush()
     bold, plain = ("\033[1m", "\033[0m") if sys.stdout.isatty() else ("", "")
     print(f"\n{bold}{text}{plain}", flush=True)
+
+
+@contextmanager
+def busy(text: str) -> Iterator[None]:
+    """In a terminal, a sign that something is being done."""
+    if not sys.stderr.isatty():
+        yield
+        return
+    from rich.console import Console
+
+    with Console(stderr=True).status(text):
+        yield
 
 
 def prepare_corpus(config: Config, path: Path, documents: int) -> Dataset:
@@ -108,19 +129,22 @@ def show_scores(config: Config, dataset: Dataset, tokenizer: Tokenizer, run_path
     from smidgen.folders import load
     from smidgen.model import Decoder
 
-    def of_model(model: Decoder) -> StoryworldScore:
-        return evaluate_storyworld(answers_of(model, tokenizer), questions_per_kind=questions)
+    def of(answer: Answer, count: int = questions) -> StoryworldScore:
+        return evaluate_storyworld(answer, questions_per_kind=count)
 
     train = dataset.train
     assert train.document_offsets is not None
     assert dataset.vocab_size is not None
     offsets = train.document_offsets[train.document_offsets <= NGRAM_TOKENS]
-    ngram = NGramModel.fit(train.tokens[: int(offsets[-1])], offsets, vocab_size=dataset.vocab_size)
-    scores = {
-        "untrained": of_model(Decoder(config.model).initialize(config.training.seed)),
-        "5-gram": evaluate_storyworld(ngram_answers(ngram, tokenizer), questions_per_kind=questions),
-        "trained": of_model(load(run_path)),
-    }
+    scores = {}
+    with busy("asking the untrained model …"):
+        fresh = Decoder(config.model).initialize(config.training.seed)
+        scores["untrained"] = of(answers_of(fresh, tokenizer), min(questions, UNTRAINED_QUESTIONS))
+    with busy("counting and asking the 5-gram model …"):
+        ngram = NGramModel.fit(train.tokens[: int(offsets[-1])], offsets, vocab_size=dataset.vocab_size)
+        scores["5-gram"] = of(ngram_answers(ngram, tokenizer))
+    with busy("asking the trained model …"):
+        scores["trained"] = of(answers_of(load(run_path), tokenizer))
     header, *rows = score_table(scores)
     print_table(header, rows)
 
