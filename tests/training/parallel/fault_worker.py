@@ -1,7 +1,7 @@
 """A run on several ranks in which one of them meets a NaN, then is asked to stop.
 
-`fault_worker.py RUN RESULT SHARD TENSOR PRECISION`. In fp16 the fault is an infinity in what one rank holds of one
-gradient.
+`fault_worker.py RUN RESULT SHARD TENSOR PRECISION FAULT`. FAULT once: one NaN in a loss, or in fp16 an infinity in
+what one rank holds of one gradient. FAULT always: no loss of one rank is a number.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ import json
 import os
 import signal
 import sys
+from collections.abc import Container
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from torch.distributed.tensor import DTensor
 from smidgen.config import load_config
 from smidgen.data import Batch as ArrayBatch
 from smidgen.model import Decoder
+from smidgen.runtime.errors import TrainingError
 from smidgen.runtime.protocols import Tokenizer
 from smidgen.training import LanguageModeling, Loss, Observer, Task, TrainingData, train
 from smidgen.training.objectives import Batch
@@ -39,10 +41,10 @@ class Stream:
 
 
 class Faulty(LanguageModeling):
-    """On the last rank, the loss of one step is no number, and in a later one a signal arrives."""
+    """On the last rank, the loss of some steps is no number, and in a later one a signal arrives."""
 
-    def __init__(self, is_scaled: bool) -> None:
-        self.calls, self.is_scaled = 0, is_scaled
+    def __init__(self, nan_steps: Container[int], stop_at: int | None) -> None:
+        self.calls, self.nan_steps, self.stop_at = 0, nan_steps, stop_at
         self.is_last = int(os.environ["RANK"]) == int(os.environ["WORLD_SIZE"]) - 1
 
     def loss(self, model: Decoder, batch: Batch) -> Loss:
@@ -50,10 +52,9 @@ class Faulty(LanguageModeling):
         if not torch.is_grad_enabled() or not self.is_last:
             return total, weight, figures
         self.calls += 1
-        if self.calls == STOP_AT:
+        if self.calls == self.stop_at:
             os.kill(os.getpid(), signal.SIGTERM)
-        is_fault = self.calls == NAN_AT and not self.is_scaled
-        return (total * float("nan") if is_fault else total), weight, figures
+        return (total * float("nan") if self.calls in self.nan_steps else total), weight, figures
 
 
 def break_gradient(at: int) -> None:
@@ -87,7 +88,7 @@ class Onlooker(Observer):
         self.logits = model(torch.arange(LENGTH)[None])
 
 
-def main(run: str, result: str, shard: str, tensor: str, precision: str) -> None:
+def main(run: str, result: str, shard: str, tensor: str, precision: str, fault: str) -> None:
     torch.set_num_threads(1)
     trainers: list[Trainer] = []
     init = Trainer.__init__
@@ -118,13 +119,17 @@ def main(run: str, result: str, shard: str, tensor: str, precision: str) -> None
     }
     config = load_config("elite-tiny", fields)
     data = TrainingData(Stream(), None, "data", None, None)
+    own_result = Path(f"{result}-{os.environ['RANK']}")
+    if fault == "always":
+        objective = Faulty(range(1, 100), None)
+        try:
+            train(config, Task(objective, data, lambda: Decoder(config.model).initialize(0), None), run)
+        except TrainingError as error:
+            own_result.write_text(str(error))
+        return
+    objective = Faulty((NAN_AT,) if precision != "fp16" else (), STOP_AT)
     onlooker = Onlooker()
-    summary = train(
-        config,
-        Task(Faulty(precision == "fp16"), data, lambda: Decoder(config.model).initialize(0), None),
-        run,
-        onlooker,
-    )
+    summary = train(config, Task(objective, data, lambda: Decoder(config.model).initialize(0), None), run, onlooker)
     assert onlooker.logits.numel() == (LENGTH * VOCAB if os.environ["RANK"] == "0" else 0)
     assert summary.checkpoint is not None
     scale = trainers[0].scaler.get_scale()
@@ -134,7 +139,7 @@ def main(run: str, result: str, shard: str, tensor: str, precision: str) -> None
         "checkpoint": summary.checkpoint.name,
         "scale": scale,
     }
-    Path(f"{result}-{os.environ['RANK']}").write_text(json.dumps(answer))
+    own_result.write_text(json.dumps(answer))
 
 
 if __name__ == "__main__":

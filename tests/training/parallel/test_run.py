@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import signal
 from collections.abc import Callable
 from pathlib import Path
@@ -12,6 +13,7 @@ from safetensors.torch import load_file
 
 from smidgen.config import TokenizerConfig, load_config
 from smidgen.data import prepare
+from smidgen.folders.run import verify_checkpoint
 from smidgen.training import pretrain
 from smidgen.training.metrics import read_metrics
 
@@ -96,7 +98,8 @@ def test_what_befalls_one_rank_is_everyone_s(
     """A NaN on one rank skips the step on both, an overflow in its part of a gradient halves the scale of both; SIGTERM
     to one stops both after saving, at the same step."""
     run = tmp_path / "run"
-    run_ranks(2, Path(__file__).with_name("fault_worker.py"), run, tmp_path / "result", shard, tensor, precision)
+    worker = Path(__file__).with_name("fault_worker.py")
+    run_ranks(2, worker, run, tmp_path / "result", shard, tensor, precision, "once")
     answers = [json.loads((tmp_path / f"result-{rank}").read_text()) for rank in (0, 1)]
     # The first scale is 2^16 over the 64 labels of a pass.
     scale = 2.0**10 / 2 if precision == "fp16" else 1.0
@@ -105,6 +108,20 @@ def test_what_befalls_one_rank_is_everyone_s(
     lines = list(read_metrics(run / "metrics.jsonl"))
     assert [line["step"] for line in lines if line["kind"] == "skip"] == [3]
     assert all(tensor.isfinite().all() for tensor in load_file(run / "last" / "model/model.safetensors").values())
+
+
+@pytest.mark.parametrize(("shard", "tensor"), [(2, 1), pytest.param(1, 2, marks=pytest.mark.torture)])
+def test_ranks_that_may_take_no_step_stop_together_with_one_diagnosis(
+    tmp_path: Path, run_ranks: Callable[..., None], shard: int, tensor: int
+) -> None:
+    worker = Path(__file__).with_name("fault_worker.py")
+    run_ranks(2, worker, tmp_path / "run", tmp_path / "result", shard, tensor, "fp32", "always", timeout=120)
+    one, other = ((tmp_path / f"result-{rank}").read_text() for rank in (0, 1))
+    # The loss of ranks that share tensors is one: where it is spoilt on one of them, the other sees the gradient.
+    assert one.split("; ")[1:] == other.split("; ")[1:]
+    assert re.match("step 10: the (loss is|gradient's norm is) nan; stopped after too many refused steps", one)
+    assert "the weights are sound" in one
+    assert verify_checkpoint(tmp_path / "run" / "last").step == 10
 
 
 @pytest.mark.torture
