@@ -49,6 +49,8 @@ def run(args: argparse.Namespace) -> int:
         args.overrides += ["--training.max_time", args.max_time]
     config = _with_data_of_run(_load(args.config, args.overrides), run_path)
     _check_vocab_size(config, args.overrides)
+    if args.world_size < 1:
+        raise ConfigError(f"--world-size = {args.world_size}: use 1 or more")
     if args.dry_run:
         print_forecast(config, args.world_size, as_json=args.json)
         return 0

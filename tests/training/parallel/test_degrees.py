@@ -33,7 +33,11 @@ def test_one_key_head_is_shared_by_all_tensor_ranks() -> None:
     ("world_size", "fields", "message"),
     [
         (4, {"training__parallel__shard": 3}, r"shard × tensor = 3 × 1: 4 ranks are started.*no multiple of 3"),
-        (1, {"training__parallel__shard": 2}, r"1 rank is started; start 2 with 'torchrun --nproc-per-node 2"),
+        (
+            1,
+            {"training__parallel__shard": 2},
+            r"1 rank is started; start 2 with 'torchrun --nproc-per-node 2 -m -- smidgen",
+        ),
         (4, {"training__parallel__data": 2}, r"4 ranks are started; start 2"),
         (3, {}, r"training.batch_size = 16: .*3 data-parallel ranks; use a multiple of 3"),
         (8, {"training__parallel__tensor": 8}, r"tensor = 8: .*num_heads 4; use one of \[1, 2, 4\]"),

@@ -68,6 +68,8 @@ def test_the_command_prints_it(capsys: pytest.CaptureFixture[str]) -> None:
     assert json.loads(capsys.readouterr().out)["degrees"] == {"data": 2, "shard": 4, "tensor": 1}
     assert main(["pretrain", "elite-tiny", "--world-size", "8"]) == 1
     assert "--dry-run" in capsys.readouterr().err
+    assert main(["pretrain", "elite-tiny", "--dry-run", "--world-size", "0"]) == 1
+    assert capsys.readouterr().err == "smidgen: --world-size = 0: use 1 or more\n"
 
 
 def test_what_the_training_refuses_the_dry_run_refuses() -> None:

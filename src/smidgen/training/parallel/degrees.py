@@ -45,7 +45,7 @@ def resolve_degrees(config: Config, world_size: int) -> Degrees:
             )
         raise ConfigError(
             f"training.parallel = data {data}, shard {parallel.shard}, tensor {parallel.tensor}: {started}; start"
-            f" {degrees.size} with 'torchrun --nproc-per-node {degrees.size} -m smidgen …' or change the degrees"
+            f" {degrees.size} with 'torchrun --nproc-per-node {degrees.size} -m -- smidgen …' or change the degrees"
         )
     _check_batch(config, degrees)
     if degrees.tensor > 1:
