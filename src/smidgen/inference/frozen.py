@@ -39,7 +39,7 @@ def product(x: Tensor, weight: Tensor) -> Tensor:
         return F.linear(x, weight)
     if emulates_bf16(x):
         if rows >= WIDENED_ROWS:
-            return F.linear(x.float(), weight.float()).to(x.dtype)
+            return F.linear(x.float(), _widened(weight)).to(x.dtype)
         if rows == 1 and weight.numel() < SMALL_MATRIX:
             return F.linear(x, weight)
         if rows == 1 and weight.stride(0) == 1:
@@ -49,6 +49,19 @@ def product(x: Tensor, weight: Tensor) -> Tensor:
     flat = x.reshape(rows, x.shape[-1])
     result = torch.mv(weight, flat[0]) if rows == 1 else torch.mm(weight, flat.t()).t().contiguous()
     return result.view(*x.shape[:-1], weight.shape[0])
+
+
+def _widened(weight: Tensor) -> Tensor:
+    """A float32 copy of a weight, in its layout.
+
+    Columns that lie a power of two apart meet in the same sets of the caches: MKL's product of 128 rows with one of
+    4,096 took 1.6 times as long.
+    """
+    rows, columns = weight.shape
+    if weight.is_contiguous():
+        return weight.float()
+    wider = torch.empty(columns, rows + 16, dtype=torch.float32)
+    return wider[:, :rows].copy_(weight.t()).t()
 
 
 def laid_out(weight: Tensor) -> Tensor:
