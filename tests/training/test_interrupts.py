@@ -38,3 +38,16 @@ def test_other_threads_are_left_alone() -> None:
     thread.start()
     thread.join()
     assert outcome == [None]
+
+
+def test_a_hang_up_is_noted_unless_it_is_ignored() -> None:
+    with StopSignals(lambda _: None) as signals:
+        signal.raise_signal(signal.SIGHUP)
+    assert signals.received == signal.SIGHUP
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        with StopSignals(lambda _: None) as signals:
+            signal.raise_signal(signal.SIGHUP)
+        assert signals.received is None
+    finally:
+        signal.signal(signal.SIGHUP, before)

@@ -1,4 +1,4 @@
-"""Ctrl-C, SIGTERM and a time limit: finish the step, save, then stop."""
+"""Ctrl-C, SIGTERM, a terminal that closes and a time limit: finish the step, save, then stop."""
 
 from __future__ import annotations
 
@@ -9,9 +9,13 @@ from collections.abc import Callable
 from types import FrameType
 
 
-class StopSignals:
-    """Notes SIGINT and SIGTERM while it is entered; a second one acts at once, as it would without this.
+STOPPING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP) if hasattr(signal, "SIGHUP") else (signal.SIGINT, signal.SIGTERM)
 
+
+class StopSignals:
+    """Notes SIGINT, SIGTERM and SIGHUP while it is entered; a second one acts at once, as it would without this.
+
+    What is ignored, as SIGHUP is under nohup, stays so.
     Outside the main thread, where Python handles no signals, only the time limit counts.
     """
 
@@ -36,8 +40,9 @@ class StopSignals:
 
     def __enter__(self) -> StopSignals:
         if threading.current_thread() is threading.main_thread():
-            for number in (signal.SIGINT, signal.SIGTERM):
-                self._previous[number] = signal.signal(number, self._note)
+            for number in STOPPING:
+                if signal.getsignal(number) != signal.SIG_IGN:
+                    self._previous[number] = signal.signal(number, self._note)
         return self
 
     def __exit__(self, *exception: object) -> None:
