@@ -24,7 +24,10 @@ const char* Model::forward(int count, const int32_t* ids, const int32_t* slots, 
     count_ = count, ids_ = ids, slots_ = slots;
     plan_tasks();
     if (count == 1) find_angles(0);
-    for (int i = 0; i < c_.num_layers; i++) next_task_[size_t(i)].store(0, std::memory_order_relaxed);
+    for (int i = 0; i < c_.num_layers; i++)
+        for (auto* next : {&next_[i].task, &next_[i].inputs, &next_[i].queries, &next_[i].out, &next_[i].feed_forward, &next_[i].down})
+            next->store(0, std::memory_order_relaxed);
+    next_head_.store(0, std::memory_order_relaxed);
     wanted_first_ = 0;
     wanted_count_ = out ? 0 : num_wanted_;
     pool_->run(work, this);
@@ -33,6 +36,7 @@ const char* Model::forward(int count, const int32_t* ids, const int32_t* slots, 
     if (!out) return nullptr;
     for (wanted_first_ = 0; wanted_first_ < num_wanted_; wanted_first_ += logit_rows_) {
         wanted_count_ = smaller(logit_rows_, num_wanted_ - wanted_first_);
+        next_head_.store(0, std::memory_order_relaxed);
         pool_->run([](void* self, int thread) { static_cast<Model*>(self)->head_pass(thread); }, this);
         for (int row = 0; row < wanted_count_; row++)
             std::memcpy(out + int64_t(wanted_first_ + row) * c_.vocab_size, logits_ + row * logits_stride_, size_t(c_.vocab_size) * 4);

@@ -67,7 +67,8 @@ private:
         float* y;
         int64_t stride;
     };
-    void multiply(int thread, std::initializer_list<Product>, const Inputs&, int tokens);
+    void multiply_tiles(int thread, std::initializer_list<Product>, const Inputs&, int tokens, int first, int last);
+    void multiply(int thread, std::initializer_list<Product>, const Inputs&, int tokens, std::atomic<int>& next);
     void multiply_heads(int thread, const Layer&, const Inputs&, int head0, int head1, int64_t key_at, int64_t value_at);
     void split_rows(int thread, int tokens, int& first, int& last) const;
     Inputs take_inputs(int rows, bool blocks);
@@ -98,7 +99,12 @@ private:
     std::vector<int32_t> lengths_, positions_, wanted_;
     std::vector<int32_t> new_lengths_, written_;
     std::vector<Task> tasks_;
-    std::unique_ptr<std::atomic<int>[]> next_task_;
+    // What threads take next of a layer: tasks of attention, tiles of each product.
+    struct Next {
+        std::atomic<int> task, inputs, queries, out, feed_forward, down;
+    };
+    std::unique_ptr<Next[]> next_;
+    std::atomic<int> next_head_{0};
     float *residual_ = nullptr, *qkv_ = nullptr, *latent_ = nullptr, *attended_ = nullptr, *out_ = nullptr;
     float *gate_ = nullptr, *up_ = nullptr, *cosines_[2] = {}, *sines_[2] = {}, *logits_ = nullptr;
     int wanted_first_ = 0, wanted_count_ = 0;

@@ -154,7 +154,7 @@ Model::Model(const EdgeConfig& config, const EdgeMatrix& embedding, const EdgeMa
     lengths_.assign(size_t(c_.num_slots), 0), new_lengths_ = lengths_, written_ = lengths_;
     positions_.resize(size_t(max_tokens_)), wanted_.resize(size_t(max_tokens_));
     tasks_.reserve(size_t(max_tokens_) * size_t(c_.num_heads));
-    next_task_ = std::make_unique<std::atomic<int>[]>(size_t(c_.num_layers));
+    next_ = std::make_unique<Next[]>(size_t(c_.num_layers));
     samplers_.resize(size_t(c_.num_slots));
     sampler_ = std::make_unique<Sampler>(c_.vocab_size);
     top_values_.resize(size_t(c_.vocab_size)), top_ids_.resize(size_t(c_.vocab_size));

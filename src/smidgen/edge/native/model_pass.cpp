@@ -30,6 +30,16 @@ void round_to_int8(float* x, int n) {
     for (int i = 0; i < n; i++) x[i] = __builtin_rintf(x[i] * factor) / factor;
 }
 
+// The next of `all` tiles for one of several threads: many at first, two at the end, so that a slower one delays nobody.
+bool claim(std::atomic<int>& next, int all, int threads, int& first, int& last) {
+    first = next.load(std::memory_order_relaxed);
+    do {
+        if (first >= all) return false;
+        last = threads == 1 ? all : smaller(all, first + larger(2, (all - first) / (2 * threads) & ~1));
+    } while (!next.compare_exchange_weak(first, last, std::memory_order_relaxed));
+    return true;
+}
+
 }  // namespace
 
 void round_input(float* x, int n, int activation) {
@@ -80,13 +90,11 @@ void Model::prepare(Inputs& in, int first, int last, int n, std::initializer_lis
     }
 }
 
-void Model::multiply(int thread, std::initializer_list<Product> products, const Inputs& in, int tokens) {
-    int64_t all = 0;
-    for (const Product& p : products) all += p.matrix->tiles;
-    const int64_t first = all * thread / c_.threads, last = all * (thread + 1) / c_.threads;
-    int64_t start = 0;
+// Tiles first ... last - 1 of all products, counted through.
+void Model::multiply_tiles(int thread, std::initializer_list<Product> products, const Inputs& in, int tokens, int first, int last) {
+    int start = 0;
     for (const Product& p : products) {
-        const int a = int(larger<int64_t>(first - start, 0)), b = int(smaller<int64_t>(last - start, p.matrix->tiles));
+        const int a = larger(first - start, 0), b = smaller(last - start, p.matrix->tiles);
         if (a < b) {
             if (tokens > kFewTokens)
                 k_->gemm(*p.matrix, a, b, in, tokens, p.y, p.stride, own_[size_t(thread)].scratch);
@@ -95,6 +103,15 @@ void Model::multiply(int thread, std::initializer_list<Product> products, const 
         }
         start += p.matrix->tiles;
     }
+}
+
+// Few tokens: equal shares, whose weights lie behind each other. Many: whoever is ready takes the next tiles, of `next`.
+void Model::multiply(int thread, std::initializer_list<Product> products, const Inputs& in, int tokens, std::atomic<int>& next) {
+    int all = 0, first, last;
+    for (const Product& p : products) all += p.matrix->tiles;
+    if (tokens <= kFewTokens)
+        return multiply_tiles(thread, products, in, tokens, int(int64_t(all) * thread / c_.threads), int(int64_t(all) * (thread + 1) / c_.threads));
+    while (claim(next, all, c_.threads, first, last)) multiply_tiles(thread, products, in, tokens, first, last);
 }
 
 // Queries, keys and values of one token: a thread computes whole heads of keys and values, which it can write to the
@@ -160,15 +177,16 @@ void Model::pass(int thread) {
     const int64_t q_a_at = qkv_stride_ - tiled(c_.q_lora_rank), latent_stride = tiled(c_.kv_lora_rank + c_.rope);
     for (size_t i = 0; i < layers_.size(); i++) {
         Layer& l = layers_[i];
+        Next& next = next_[i];
         norm_rows(residual, hidden_stride_, l.input_norm, hidden);
         if (c_.latent) {
             const bool low_rank = l.q_a.rows > 0;
             prepare(in, first, last, hidden, {&l.kv_a, low_rank ? &l.q_a : &l.q});
             meet_rows();
             if (low_rank)
-                multiply(thread, {{&l.q_a, qkv_ + q_a_at, qkv_stride_}, {&l.kv_a, latent_, latent_stride}}, in, count_);
+                multiply(thread, {{&l.q_a, qkv_ + q_a_at, qkv_stride_}, {&l.kv_a, latent_, latent_stride}}, in, count_, next.inputs);
             else
-                multiply(thread, {{&l.q, qkv_, qkv_stride_}, {&l.kv_a, latent_, latent_stride}}, in, count_);
+                multiply(thread, {{&l.q, qkv_, qkv_stride_}, {&l.kv_a, latent_, latent_stride}}, in, count_, next.inputs);
             meet();
             for (int row = first; row < last; row++)
                 if (!single || thread == c_.threads - 1) write_cache(row, 0, l);
@@ -176,7 +194,7 @@ void Model::pass(int thread) {
                 norm_rows(qkv_ + q_a_at, qkv_stride_, l.q_a_norm, c_.q_lora_rank);
                 prepare(in, first, last, c_.q_lora_rank, {&l.q_b});
                 meet_rows();
-                multiply(thread, {{&l.q_b, qkv_, qkv_stride_}}, in, count_);
+                multiply(thread, {{&l.q_b, qkv_, qkv_stride_}}, in, count_, next.queries);
             }
             meet();
         } else {
@@ -187,43 +205,41 @@ void Model::pass(int thread) {
             if (single && c_.head_dim % kTile == 0) {
                 multiply_heads(thread, l, in, item0, item1, key_at, value_at);
             } else {
-                multiply(thread, {{&l.q, qkv_, qkv_stride_}, {&l.k, qkv_ + key_at, qkv_stride_}, {&l.v, qkv_ + value_at, qkv_stride_}}, in, count_);
+                multiply(thread, {{&l.q, qkv_, qkv_stride_}, {&l.k, qkv_ + key_at, qkv_stride_}, {&l.v, qkv_ + value_at, qkv_stride_}}, in, count_, next.inputs);
                 meet();
             }
             for (int item = item0; item < item1; item++) write_cache(item / cache_heads_, item % cache_heads_, l);
             meet();
         }
-        for (int task; (task = next_task_[i].fetch_add(1, std::memory_order_relaxed)) < int(tasks_.size());)
+        for (int task; (task = next.task.fetch_add(1, std::memory_order_relaxed)) < int(tasks_.size());)
             attend(thread, l, tasks_[size_t(task)]);
         meet();
         prepare_rows(attended_, attention_stride_, l.attention_sub_norm, c_.num_heads * head_out, &l.o);
         meet_rows();
-        multiply(thread, {{&l.o, out_, hidden_stride_}}, in, count_);
+        multiply(thread, {{&l.o, out_, hidden_stride_}}, in, count_, next.out);
         meet();
         add_rows(l.attention_out_norm);
         norm_rows(residual, hidden_stride_, l.feed_forward_norm, hidden);
         prepare(in, first, last, hidden, {&l.gate, &l.up});
         meet_rows();
         // A thread computes the same rows of gate and up, and multiplies them while they are in its cache.
-        const int tile0 = int(int64_t(l.up.tiles) * thread / c_.threads), tile1 = int(int64_t(l.up.tiles) * (thread + 1) / c_.threads);
-        auto part = [&](const Matrix& m, float* y) {
-            if (count_ > kFewTokens)
-                k_->gemm(m, tile0, tile1, in, count_, y, inner_stride_, own.scratch);
-            else
-                k_->matvec(m, tile0, tile1, in, 0, count_, y, inner_stride_);
-        };
-        if (tile0 < tile1) {
-            if (c_.gated) part(l.gate, gate_);
-            part(l.up, c_.gated ? up_ : gate_);
+        auto feed_forward = [&](int tile0, int tile1) {
+            if (c_.gated) multiply_tiles(thread, {{&l.gate, gate_, inner_stride_}}, in, count_, tile0, tile1);
+            multiply_tiles(thread, {{&l.up, c_.gated ? up_ : gate_, inner_stride_}}, in, count_, tile0, tile1);
             for (int row = 0; row < count_; row++) {
                 const int64_t at = row * inner_stride_ + int64_t(tile0) * kTile;
                 k_->activate(c_.activation, gate_ + at, c_.gated ? up_ + at : nullptr, (tile1 - tile0) * kTile);
             }
-        }
+        };
+        int tile0 = int(int64_t(l.up.tiles) * thread / c_.threads), tile1 = int(int64_t(l.up.tiles) * (thread + 1) / c_.threads);
+        if (count_ > kFewTokens)
+            while (claim(next.feed_forward, l.up.tiles, c_.threads, tile0, tile1)) feed_forward(tile0, tile1);
+        else if (tile0 < tile1)
+            feed_forward(tile0, tile1);
         meet();
         prepare_rows(gate_, inner_stride_, l.feed_forward_sub_norm, c_.intermediate_size, &l.down);
         meet_rows();
-        multiply(thread, {{&l.down, out_, hidden_stride_}}, in, count_);
+        multiply(thread, {{&l.down, out_, hidden_stride_}}, in, count_, next.down);
         meet();
         add_rows(l.feed_forward_out_norm);
     }
@@ -232,7 +248,7 @@ void Model::pass(int thread) {
     if (single) {
         norm_rows(residual, hidden_stride_, final_norm_, hidden);
         prepare(in, 0, 1, hidden, {&head_});
-        multiply(thread, {{&head_, logits_, logits_stride_}}, in, 1);
+        multiply(thread, {{&head_, logits_, logits_stride_}}, in, 1, next_head_);
         return;
     }
     meet();
@@ -249,7 +265,7 @@ void Model::head_pass(int thread) {
                  c_.hidden_size, shared_.values + row * shared_.stride);
     prepare(shared_, first, last, c_.hidden_size, {&head_});
     pool_->barrier();
-    multiply(thread, {{&head_, logits_, logits_stride_}}, shared_, rows);
+    multiply(thread, {{&head_, logits_, logits_stride_}}, shared_, rows, next_head_);
 }
 
 }  // namespace smidgen
