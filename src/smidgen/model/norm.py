@@ -30,7 +30,7 @@ class RMSNorm(nn.Module):
             self.weight.fill_(value)
 
     def forward(self, x: Tensor) -> Tensor:
-        if _is_in_inference_on_cpu(x):
+        if _is_one_token(x):
             return self._by_length(x)
         if lean.is_worthwhile(x, self.weight):
             return lean.RMSNorm.apply(x, self.gain(), self.eps)
@@ -74,10 +74,11 @@ class LayerNorm(RMSNorm):
         return (F.layer_norm(x.float(), x.shape[-1:], eps=self.eps) * self.weight).to(x.dtype)
 
 
-def _is_in_inference_on_cpu(x: Tensor) -> bool:
-    """Whether `x` is on a processor, of at most 32 bits a number, and nobody wants its gradient."""
+def _is_one_token(x: Tensor) -> bool:
+    """Whether `x` is a vector or the heads [1, 1, H, d] of one, in at most 32 bits, on a CPU, and wants no gradient."""
     return (
-        not torch.is_grad_enabled()
+        (x.numel() == x.shape[-1] or (x.dim() == 4 and x.shape[0] == x.shape[1] == 1))
+        and not torch.is_grad_enabled()
         and x.device.type == "cpu"
         and x.dtype in (torch.float32, torch.bfloat16)
         and not torch.compiler.is_compiling()
