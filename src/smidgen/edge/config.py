@@ -33,7 +33,7 @@ class Yarn:
     mscale: float
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)  # nobody compares two, and importing takes its time for each method made
 class EdgeModelConfig:
     """What the engine needs to know of a decoder; field names as in Smidgen's model section."""
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import ctypes as c
-import random
+import os
 from collections import deque
 from collections.abc import Generator, Sequence
 from dataclasses import dataclass, field
@@ -17,10 +17,11 @@ from smidgen.edge.safetensors import MappedWeights
 from smidgen.runtime.errors import ContextLengthError, SmidgenError, TokenizerError
 from smidgen.runtime.protocols import EngineInfo, Event, FinishReason, Tokenizer
 from smidgen.runtime.sampling import SamplingParams
-from smidgen.runtime.scoring import TokenScore, score_rows
 
 if TYPE_CHECKING:
     import numpy as np
+
+    from smidgen.runtime.scoring import TokenScore
 
 _FORBIDDEN, _NOT_FINITE = -1, -2
 _NOT_FINITE_MESSAGE = "the model's logits are not finite: its weights are damaged, or it overflows in this precision"
@@ -193,6 +194,8 @@ class EdgeEngine:
     def score(self, ids: Sequence[int], top: int) -> Generator[list[TokenScore]]:
         """The scores of `ids[1:]` in pieces, in a slot that is free; see `Scorer.score`."""
         import numpy as np
+
+        from smidgen.runtime.scoring import score_rows
 
         tokens = list(ids)
         self._check_prompt(tokens)
@@ -398,7 +401,7 @@ def native_sampling(params: SamplingParams, vocab_size: int) -> Sampling:
         no_repeat_ngram_size=min(params.no_repeat_ngram_size, 1 << 30),
         num_bias=len(bias),
         logprobs=-1 if params.logprobs is None else min(params.logprobs, vocab_size),
-        seed=random.getrandbits(64) if params.seed is None else params.seed & (1 << 64) - 1,
+        seed=int.from_bytes(os.urandom(8)) if params.seed is None else params.seed & (1 << 64) - 1,
         bias_ids=(c.c_int32 * len(bias))(*(min(token, (1 << 31) - 1) for token, _ in bias)),
         bias_values=(c.c_float * len(bias))(*(value for _, value in bias)),
     )

@@ -118,7 +118,7 @@ int32_t edge_sample_logits(const EdgeSampling* params, int32_t vocab, int32_t le
         SamplerState state;
         state.assign(*params, vocab, history, prompt, length + draws + 1);
         for (int i = prompt; i < length; i++) state.append(history[i]);
-        Sampler sampler(vocab);
+        Sampler sampler(vocab, *isa_kernels(best_isa()));
         if (!sampler.penalize(state, logits)) return fail("the logits are not finite");
         if (params->temperature < 1e-6f) {
             for (int i = 0; i < draws; i++) tokens[i] = sampler.greedy(logits);
@@ -141,7 +141,7 @@ int32_t edge_product(int32_t isa, const EdgeMatrix* source, int32_t tokens, cons
         ThreadPool pool(1);
         Arena arena(planned_bytes(plan_matrix(*source)) + 4096);
         Matrix m;
-        std::string error = pack_matrix(*source, m, arena, pool);
+        std::string error = pack_matrix(*source, m, arena, pool, *k);
         if (!error.empty()) return fail(error.c_str());
         const size_t rows = size_t(round_up(tokens, k->block)), stride = size_t(m.padded), out = size_t(m.tiles) * kTile;
         Arena memory(rows * (stride * 14 + out * 4 + 256) + stride * kPanelBytes * 2 + 65536);

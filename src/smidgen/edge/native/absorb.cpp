@@ -28,7 +28,7 @@ size_t absorbed_bytes(const EdgeMatrix& kv_b, int heads, int nope, int v) {
     return bytes * size_t(heads);
 }
 
-std::string absorb(const EdgeMatrix& kv_b, int heads, int nope, int v, Absorbed& result, Arena& arena) {
+std::string absorb(const EdgeMatrix& kv_b, int heads, int nope, int v, Absorbed& result, Arena& arena, const Kernels& kernels) {
     const int rank = kv_b.cols, per_head = nope + v;
     EdgeMatrix key = head_part(kv_b), value = key;
     key.rows = rank, key.cols = nope;
@@ -43,7 +43,7 @@ std::string absorb(const EdgeMatrix& kv_b, int heads, int nope, int v, Absorbed&
     source.format = codes ? key.format : int32_t(FMT_F32);
     Arena temporary(planned_bytes(plan_matrix(source)) + 4096);
     Matrix packed;
-    std::string error = pack_matrix(source, packed, temporary, alone);
+    std::string error = pack_matrix(source, packed, temporary, alone, kernels);
     if (!error.empty()) return error;
     for (int row = 0; row < kv_b.rows; row++) {
         const uint8_t* tile = packed.data + (row / kTile) * packed.tile_bytes;

@@ -74,6 +74,10 @@ struct Kernels {
     float (*largest)(const float* x, int n);
     // Values as pairs of bf16 in `block_pairs`, for `gemm` with matrices that takes_pairs() names; null: floats are read.
     void (*pack_pairs)(const Inputs& x, int token, int count, int columns);
+    // Sixteen rows of stored int4 codes, eight in a word of 32 bits from the lowest on and `runs` of 32 columns, as the
+    // vectors of a tile.
+    void (*pack_int4)(const uint8_t* rows, int64_t row_bytes, int runs, uint8_t* tile);
+    bool (*finite)(const float* x, int n);  // whether all numbers are
 };
 
 const Kernels* kernels_scalar();

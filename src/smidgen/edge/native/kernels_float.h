@@ -77,6 +77,14 @@ float largest(const float* x, int n) {
     return reduce_max(most);
 }
 
+bool finite(const float* x, int n) {
+    const int whole = n & ~15, tail = n & 15;
+    F damage = zero();  // becomes NaN by NaN and by infinity
+    for (int i = 0; i < whole; i += 16) damage = fma(load(x + i), zero(), damage);
+    if (tail) damage = fma(load_tail(x + whole, tail, 0), zero(), damage);
+    return reduce_add(damage) == 0.0f;
+}
+
 float quantize(const float* x, int n, int padded, float floor, int8_t* codes, int32_t* sums) {
     const int whole = n & ~15, tail = n & 15;
     F most = zero(), damage = zero();  // damage becomes NaN by NaN or infinity, which maximum() may lose

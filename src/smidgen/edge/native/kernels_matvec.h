@@ -224,81 +224,85 @@ inline void float_tile(const Matrix& m, int tile, const Inputs& x, int token, fl
     for (int n = 0; n < N; n++) store(y + n * y_stride + tile * kTile, total[n]);
 }
 
-// Codes times floats, for inputs that are not to be rounded. One token at a time.
-template <int Shift, int Mask>
-inline F code_term(B b, int offset, float x, F acc) {
-    return fma(to_float(subi(field<Shift, Mask>(b), set1i(offset))), set1(x), acc);
+// Codes times floats, for inputs that are not to be rounded: acc[n] += code * x[n], the code made a float once.
+template <int N>
+inline void float_term(F code, const float* const* x, int c, F* acc) {
+    for (int n = 0; n < N; n++) acc[n] = fma(code, set1(x[n][c]), acc[n]);
+}
+template <int N, int Shift, int Mask>
+inline void code_term(B b, int offset, const float* const* x, int c, F* acc) {
+    float_term<N>(to_float(subi(field<Shift, Mask>(b), set1i(offset))), x, c, acc);
 }
 
-inline F int8_float(B b, const float* x, F acc) {
-    acc = code_term<0, 255>(b, 128, x[0], acc);
-    acc = code_term<8, 255>(b, 128, x[1], acc);
-    acc = code_term<16, 255>(b, 128, x[2], acc);
-    return code_term<24, 255>(b, 128, x[3], acc);
+// Four codes of each lane, `Bits` wide and 8 bits apart, from bit `Shift` on.
+template <int N, int Shift, int Bits>
+inline void four_terms(B b, int offset, const float* const* x, int c, F* even, F* odd) {
+    constexpr int mask = (1 << Bits) - 1;
+    code_term<N, Shift, mask>(b, offset, x, c, even), code_term<N, Shift + 8, mask>(b, offset, x, c + 1, odd);
+    code_term<N, Shift + 16, mask>(b, offset, x, c + 2, even), code_term<N, Shift + 24, mask>(b, offset, x, c + 3, odd);
 }
 
-inline F ternary_float(B b, const float* x, F acc) {
-    F odd = zero();
-    acc = code_term<0, 3>(b, 1, x[0], acc), odd = code_term<8, 3>(b, 1, x[1], odd);
-    acc = code_term<16, 3>(b, 1, x[2], acc), odd = code_term<24, 3>(b, 1, x[3], odd);
-    acc = code_term<2, 3>(b, 1, x[4], acc), odd = code_term<10, 3>(b, 1, x[5], odd);
-    acc = code_term<18, 3>(b, 1, x[6], acc), odd = code_term<26, 3>(b, 1, x[7], odd);
-    acc = code_term<4, 3>(b, 1, x[8], acc), odd = code_term<12, 3>(b, 1, x[9], odd);
-    acc = code_term<20, 3>(b, 1, x[10], acc), odd = code_term<28, 3>(b, 1, x[11], odd);
-    acc = code_term<6, 3>(b, 1, x[12], acc), odd = code_term<14, 3>(b, 1, x[13], odd);
-    acc = code_term<22, 3>(b, 1, x[14], acc), odd = code_term<30, 3>(b, 1, x[15], odd);
-    return add(acc, odd);
+template <int N>
+inline void base3_float(B b, const float* const* x, int c, F* even, F* odd) {
+    for (int i = 0; i < kDigits; i++, c += 4, b = tripled(b)) four_terms<N, 0, 2>(digit(b), 1, x, c, even, odd);
 }
 
-inline F base3_float(B b, const float* x, F acc) {
-    for (int i = 0; i < kDigits; i++, x += 4, b = tripled(b)) {
-        const B d = digit(b);
-        acc = code_term<0, 3>(d, 1, x[0], acc), acc = code_term<8, 3>(d, 1, x[1], acc);
-        acc = code_term<16, 3>(d, 1, x[2], acc), acc = code_term<24, 3>(d, 1, x[3], acc);
-    }
-    return acc;
+template <int N>
+inline void int4_float(B b, F zero_point, const float* const* x, int c, F* even, F* odd) {
+    auto term = [&](F code, int column, F* acc) { float_term<N>(sub(code, zero_point), x, column, acc); };
+    term(nibble<0>(b), c, even), term(nibble<8>(b), c + 1, odd);
+    term(nibble<16>(b), c + 2, even), term(nibble<24>(b), c + 3, odd);
+    term(nibble<4>(b), c + 16, even), term(nibble<12>(b), c + 17, odd);
+    term(nibble<20>(b), c + 18, even), term(nibble<28>(b), c + 19, odd);
 }
 
-inline F int4_float(B b, F zero_point, const float* x, F acc) {
-    acc = fma(sub(to_float(field<0, 15>(b)), zero_point), set1(x[0]), acc);
-    acc = fma(sub(to_float(field<8, 15>(b)), zero_point), set1(x[1]), acc);
-    acc = fma(sub(to_float(field<16, 15>(b)), zero_point), set1(x[2]), acc);
-    acc = fma(sub(to_float(field<24, 15>(b)), zero_point), set1(x[3]), acc);
-    acc = fma(sub(to_float(field<4, 15>(b)), zero_point), set1(x[16]), acc);
-    acc = fma(sub(to_float(field<12, 15>(b)), zero_point), set1(x[17]), acc);
-    acc = fma(sub(to_float(field<20, 15>(b)), zero_point), set1(x[18]), acc);
-    return fma(sub(to_float(field<28, 15>(b)), zero_point), set1(x[19]), acc);
-}
-
-inline void codes_with_floats(const Matrix& m, int tile, const float* x, float* y) {
+template <int N>
+inline void codes_with_floats(const Matrix& m, int tile, const Inputs& in, int token, float* y, int64_t y_stride) {
     const uint8_t* w = m.data + tile * m.tile_bytes;
-    F acc = zero();
-    if (m.format == FMT_INT8) {
-        for (int c = 0; c < m.padded; c += 4, w += 64) acc = int8_float(load_bytes(w), x + c, acc);
-        acc = mul(acc, load(m.row_scale + tile * kTile));
-    } else if (m.format == FMT_TERNARY) {
-        for (int c = 0; c < m.padded; c += 16, w += 64) acc = ternary_float(load_bytes(w), x + c, acc);
-        acc = mul(acc, load(m.row_scale + tile * kTile));
-    } else if (m.format == FMT_BASE3) {
-        for (int c = 0; c < m.cols; c += kBase3Columns, w += 64) acc = base3_float(load_bytes(w), x + c, acc);
-        acc = mul(acc, load(m.row_scale + tile * kTile));
-    } else {
+    const float* x[N];
+    F sums[2 * N];  // two of each token where there are few: they do not wait for each other
+    F *even = sums, *odd = N < 4 ? sums + N : sums;
+    for (int n = 0; n < N; n++) x[n] = in.values + (token + n) * in.stride, sums[n] = sums[N + n] = zero();
+    auto sum = [&](int n) { return N < 4 ? add(even[n], odd[n]) : even[n]; };
+    auto finish = [&](int n, F result) { store(y + n * y_stride + tile * kTile, result); };
+    if (m.format == FMT_INT4) {
         const uint8_t* scales = w + int64_t(m.groups) * m.group * 8;
         const uint8_t* zeros = scales + int64_t(m.groups) * 16 * m.scale_bytes;
+        F total[N];
+        for (int n = 0; n < N; n++) total[n] = zero();
         for (int g = 0; g < m.groups; g++) {
-            F part = zero();
             const F point = m.has_zeros ? to_float(load_u8(zeros + g * 16)) : set1(8.0f);
             for (int c = g * m.group; c < (g + 1) * m.group; c += 32)
-                for (int j = 0; j < 4; j++, w += 64) part = int4_float(load_bytes(w), point, x + c + 4 * j, part);
+                for (int j = 0; j < 4; j++, w += 64) {
+                    prefetch(w + kAhead);
+                    int4_float<N>(load_bytes(w), point, x, c + 4 * j, even, odd);
+                }
             const F scale = m.scale_bytes == 2 ? load_scales<2>(scales + g * 32) : load_scales<4>(scales + g * 64);
-            acc = fma(part, scale, acc);
+            for (int n = 0; n < N; n++) total[n] = fma(sum(n), scale, total[n]), even[n] = odd[n] = zero();
         }
+        for (int n = 0; n < N; n++) finish(n, total[n]);
+        return;
     }
-    store(y + tile * kTile, acc);
+    if (m.format == FMT_INT8) {
+        for (int c = 0; c < m.padded; c += 4, w += 64) four_terms<N, 0, 8>(load_bytes(w), 128, x, c, even, odd);
+    } else if (m.format == FMT_TERNARY) {
+        for (int c = 0; c < m.padded; c += 16, w += 64) {
+            const B b = load_bytes(w);
+            four_terms<N, 0, 2>(b, 1, x, c, even, odd), four_terms<N, 2, 2>(b, 1, x, c + 4, even, odd);
+            four_terms<N, 4, 2>(b, 1, x, c + 8, even, odd), four_terms<N, 6, 2>(b, 1, x, c + 12, even, odd);
+        }
+    } else {
+        for (int c = 0; c < m.cols; c += kBase3Columns, w += 64) base3_float<N>(load_bytes(w), x, c, even, odd);
+    }
+    for (int n = 0; n < N; n++) finish(n, mul(sum(n), load(m.row_scale + tile * kTile)));
 }
 
 template <int N>
 inline void matvec_tokens(const Matrix& m, int first, int last, const Inputs& x, int token, float* y, int64_t y_stride) {
+    if (m.format >= FMT_INT8 && m.activation != ACT_INT8) {
+        for (int tile = first; tile < last; tile++) codes_with_floats<N>(m, tile, x, token, y, y_stride);
+        return;
+    }
     int sums[N];  // of all codes of a token
     if (m.row_scale)
         for (int n = 0; n < N; n++)
@@ -320,12 +324,6 @@ inline void matvec_tokens(const Matrix& m, int first, int last, const Inputs& x,
 }
 
 void matvec(const Matrix& m, int first, int last, const Inputs& x, int token, int count, float* y, int64_t y_stride) {
-    if (m.format >= FMT_INT8 && m.activation != ACT_INT8) {
-        for (int n = 0; n < count; n++)
-            for (int tile = first; tile < last; tile++)
-                codes_with_floats(m, tile, x.values + (token + n) * x.stride, y + n * y_stride);
-        return;
-    }
     int n = 0;
     for (; n + 4 <= count; n += 4) matvec_tokens<4>(m, first, last, x, token + n, y + n * y_stride, y_stride);
     for (; n + 2 <= count; n += 2) matvec_tokens<2>(m, first, last, x, token + n, y + n * y_stride, y_stride);

@@ -167,6 +167,8 @@ inline I field(B x) {
     __m256i mask = _mm256_set1_epi32(Mask);
     return {_mm256_and_si256(_mm256_srli_epi32(x.a, Shift), mask), _mm256_and_si256(_mm256_srli_epi32(x.b, Shift), mask)};
 }
+template <int Shift>
+inline F nibble(B b) { return to_float(field<Shift, 15>(b)); }
 // Codes of 0 ... 255 as dot() wants them.
 inline B for_dot(B x) { return x; }
 inline void transpose_words(const uint8_t* rows, int64_t row_bytes, int count, int words, int size, uint8_t* out) {

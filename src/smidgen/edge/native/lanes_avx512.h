@@ -87,6 +87,12 @@ inline F as_f32(B b) { return as_float(b); }
 // Bits Shift ... of each lane as numbers 0 ... Mask.
 template <int Shift, int Mask>
 inline I field(B b) { return _mm512_and_si512(_mm512_srli_epi32(b, Shift), _mm512_set1_epi32(Mask)); }
+// The nibble of each lane at bit Shift as a float: the instruction looks at no more than four bits of an index.
+template <int Shift>
+inline F nibble(B b) {
+    const F numbers = _mm512_setr_ps(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);
+    return _mm512_permutexvar_ps(Shift ? _mm512_srli_epi32(b, Shift) : b, numbers);
+}
 // Codes of 0 ... 255 as dot() wants them.
 inline B for_dot(B x) { return x; }
 // The transpose of 16 rows of 16 words.

@@ -110,6 +110,8 @@ inline I field(B x) {
         LANES(I, vreinterpretq_s32_u32(vandq_u32(vshrq_n_u32(vreinterpretq_u32_u8(x.v[i]), Shift), vdupq_n_u32(Mask))))
     }
 }
+template <int Shift>
+inline F nibble(B b) { return to_float(field<Shift, 15>(b)); }
 // Codes of 0 ... 255 as dot() wants them.
 inline B for_dot(B x) { LANES(B, veorq_u8(x.v[i], vdupq_n_u8(0x80))) }
 inline void transpose_words(const uint8_t* rows, int64_t row_bytes, int count, int words, int size, uint8_t* out) {

@@ -117,6 +117,8 @@ inline F odd_bf16(const B& x) { LANES(F, bits_to_float(lane(x, i) & 0xffff0000u)
 inline F as_f32(const B& x) { LANES(F, bits_to_float(lane(x, i))) }
 template <int Shift, int Mask>
 inline I field(const B& x) { LANES(I, int32_t((lane(x, i) >> Shift) & Mask)) }
+template <int Shift>
+inline F nibble(B b) { return to_float(field<Shift, 15>(b)); }
 // Codes of 0 ... 255 as dot() wants them.
 inline B for_dot(B x) { return x; }
 inline void transpose_words(const uint8_t* rows, int64_t row_bytes, int count, int words, int size, uint8_t* out) {

@@ -62,7 +62,7 @@ Model::Model(const EdgeConfig& config, const EdgeMatrix& embedding, const EdgeMa
     };
     auto pack = [&](const EdgeMatrix& from, Matrix& to) {
         if (!from.rows) return;
-        std::string error = pack_matrix(from, to, *weights_, *pool_);
+        std::string error = pack_matrix(from, to, *weights_, *pool_, *k_);
         if (!error.empty()) throw std::runtime_error(error);
         weight_bytes_ += uint64_t(to.bytes());
         stride_ = larger(stride_, to.padded);
@@ -72,7 +72,7 @@ Model::Model(const EdgeConfig& config, const EdgeMatrix& embedding, const EdgeMa
         Layer& to = layers_[size_t(i)];
         each_matrix(l, to, pack);
         if (l.kv_b.rows) {
-            std::string error = absorb(l.kv_b, c_.num_heads, c_.nope, c_.v_dim, to.absorbed, *weights_);
+            std::string error = absorb(l.kv_b, c_.num_heads, c_.nope, c_.v_dim, to.absorbed, *weights_, *k_);
             if (!error.empty()) throw std::runtime_error(error);
             for (const auto* part : {&to.absorbed.keys, &to.absorbed.values})
                 for (const Matrix& m : *part) weight_bytes_ += uint64_t(m.bytes());
@@ -156,7 +156,7 @@ Model::Model(const EdgeConfig& config, const EdgeMatrix& embedding, const EdgeMa
     tasks_.reserve(size_t(max_tokens_) * size_t(c_.num_heads));
     next_ = std::make_unique<Next[]>(size_t(c_.num_layers));
     samplers_.resize(size_t(c_.num_slots));
-    sampler_ = std::make_unique<Sampler>(c_.vocab_size);
+    sampler_ = std::make_unique<Sampler>(c_.vocab_size, *k_);
     top_values_.resize(size_t(c_.vocab_size)), top_ids_.resize(size_t(c_.vocab_size));
     raw_.resize(size_t(logit_rows_));
 }

@@ -76,9 +76,11 @@ struct Packing {
     float* block_scale;
     Rounding rounding;
     ThreadPool* pool;
+    const Kernels& k;
     std::vector<double> partial;
     std::atomic<bool> damaged{false};
     std::atomic<bool> illegal{false};
+    std::atomic<bool> unbounded{false};  // a scale of a group
 };
 
 void store_scale(const Matrix& m, uint8_t* tile, int group, int r, float scale) {
@@ -125,22 +127,35 @@ void quantize_row(Packing& p, int row, uint8_t* tile, int r, const float* values
     pack_code_row(m, tile, r, codes);
 }
 
-// Four nibbles as four bytes.
-inline uint32_t spread_nibbles(uint32_t x) {
-    x = (x | (x << 8)) & 0x00ff00ffu;
-    return (x | (x << 4)) & 0x0f0f0f0fu;
+// The scales of a row of stored int4 codes, and its zero points.
+void copy_int4_scales(Packing& p, int row, uint8_t* tile, int r) {
+    const EdgeMatrix& s = p.source;
+    const Matrix& m = p.m;
+    const int64_t first = int64_t(row) * m.groups;
+    if (s.scale.dtype == DT_BF16) {
+        const uint16_t* from = static_cast<const uint16_t*>(s.scale.data) + first;
+        uint16_t* to = reinterpret_cast<uint16_t*>(tile + int64_t(m.groups) * m.group * 8) + r;
+        bool infinite = false;
+        for (int g = 0; g < m.groups; g++) to[g * kTile] = from[g], infinite |= (from[g] & 0x7f80) == 0x7f80;
+        if (infinite) p.unbounded = true;
+    } else {
+        for (int g = 0; g < m.groups; g++) {
+            const float scale = read_float(s.scale, first + g);
+            store_scale(m, tile, g, r, scale);
+            if (!std::isfinite(scale)) p.unbounded = true;
+        }
+    }
+    if (!m.has_zeros) return;
+    uint8_t* zeros = tile + int64_t(m.groups) * (m.group * 8 + kTile * m.scale_bytes);
+    for (int g = 0; g < m.groups; g++) zeros[g * kTile + r] = uint8_t(int4_zero(s, row, g));
 }
 
-// A row of stored int4 codes, whole runs of 32 columns (four words), into its lanes of a tile.
-void copy_int4_row(const EdgeMatrix& s, int row, uint8_t* tile, int r) {
-    const uint32_t* words = static_cast<const uint32_t*>(s.weight.data) + int64_t(row) * (s.cols / 8);
-    for (int c = 0; c < s.cols; c += 32, words += 4, tile += 256)
-        for (int j = 0; j < 4; j++) {
-            const int half = 16 * (j % 2);
-            const uint32_t low = (words[j / 2] >> half) & 0xffff, high = (words[2 + j / 2] >> half) & 0xffff;
-            const uint32_t four = spread_nibbles(low) | (spread_nibbles(high) << 4);
-            std::memcpy(tile + 64 * j + 4 * r, &four, 4);
-        }
+// A whole tile of stored int4 codes at once, where its columns are whole runs of 32: every byte of it is written.
+void copy_int4_tile(Packing& p, int tile, uint8_t* out) {
+    const EdgeMatrix& s = p.source;
+    const int64_t row_bytes = s.cols / 2;
+    p.k.pack_int4(static_cast<const uint8_t*>(s.weight.data) + int64_t(tile) * kTile * row_bytes, row_bytes, s.cols / 32, out);
+    for (int r = 0; r < kTile; r++) copy_int4_scales(p, tile * kTile + r, out, r);
 }
 
 // The codes of a row that is stored quantised in the wanted format already.
@@ -152,18 +167,8 @@ void copy_row(Packing& p, int row, uint8_t* tile, int r, int16_t* codes) {
         for (int c = 0; c < s.cols; c++) codes[c] = stored[c];
         p.row_scale[row] = read_float(s.scale, row);
     } else if (m.format == FMT_INT4) {
-        const bool whole = s.cols % 32 == 0;
-        if (whole) copy_int4_row(s, row, tile, r);
-        else
-            for (int c = 0; c < s.cols; c++) codes[c] = int16_t(int4_code(s, row, c));
-        for (int g = 0; g < m.groups; g++) {
-            store_scale(m, tile, g, r, read_float(s.scale, int64_t(row) * m.groups + g));
-            if (m.has_zeros) {
-                uint8_t* zeros = tile + int64_t(m.groups) * m.group * 8 + int64_t(m.groups) * kTile * m.scale_bytes;
-                zeros[g * kTile + r] = uint8_t(int4_zero(s, row, g));
-            }
-        }
-        if (whole) return;
+        for (int c = 0; c < s.cols; c++) codes[c] = int16_t(int4_code(s, row, c));
+        copy_int4_scales(p, row, tile, r);
     } else {
         for (int c = 0; c < s.cols; c++) {
             codes[c] = int16_t(ternary_code(s, row, c));
@@ -196,6 +201,7 @@ void pack_tile(Packing& p, int tile, float* rows, int16_t* codes) {
     Matrix& m = p.m;
     uint8_t* out = p.data + tile * m.tile_bytes;
     const bool copy = stored_as_codes(s, m.format), fp8 = m.block_scale != nullptr;
+    if (copy && m.format == FMT_INT4 && m.padded == m.cols && (tile + 1) * kTile <= m.rows) return copy_int4_tile(p, tile, out);
     const int64_t vectors = m.format == FMT_INT4 ? int64_t(m.groups) * m.group * 8 : m.tile_bytes;
     if (m.format >= FMT_INT8) std::memset(out, empty_byte(m.format), size_t(vectors));
     if (m.format == FMT_INT4 && m.has_zeros)
@@ -327,7 +333,7 @@ size_t planned_bytes(const Matrix& m) {
     return bytes;
 }
 
-std::string pack_matrix(const EdgeMatrix& s, Matrix& m, Arena& arena, ThreadPool& pool) {
+std::string pack_matrix(const EdgeMatrix& s, Matrix& m, Arena& arena, ThreadPool& pool, const Kernels& kernels) {
     m = plan_matrix(s);
     uint8_t* data = static_cast<uint8_t*>(arena.take(size_t(m.tile_bytes) * size_t(m.tiles)));
     float* row_scale = nullptr;
@@ -336,16 +342,16 @@ std::string pack_matrix(const EdgeMatrix& s, Matrix& m, Arena& arena, ThreadPool
         row_scale = static_cast<float*>(arena.take(size_t(m.tiles) * kTile * 4));
     if (m.block_scale) block_scale = static_cast<float*>(arena.take(size_t(m.tiles) * size_t(m.groups) * 4));
     m.data = data, m.row_scale = row_scale, m.block_scale = block_scale;
-    Packing p{s, m, data, row_scale, block_scale, {}, &pool, std::vector<double>(size_t(pool.size())), {}, {}};
+    Packing p{s, m, data, row_scale, block_scale, {}, &pool, kernels, std::vector<double>(size_t(pool.size())), {}, {}, {}};
     if (s.round >= 2) p.rounding.fp8_scales.assign(size_t((m.rows + 127) / 128) * size_t((m.cols + 127) / 128), 0.0f);
     pool.run(pack_range, &p);
     release_pages(s.weight.data, stored_bytes(s.weight));
     if (p.damaged) return std::string(s.name) + ": holds NaN or infinity; the weights are damaged, copy the folder again";
     if (p.illegal) return std::string(s.name) + ": holds a code that is no ternary value; copy the folder again";
-    if (s.scale.data)
-        for (int64_t i = 0; i < s.scale.count; i++)
-            if (!std::isfinite(read_float(s.scale, i)))
-                return std::string(s.name) + ": a scale is NaN or infinity; the weights are damaged, copy the folder again";
+    const bool seen = m.format == FMT_INT4 && stored_as_codes(s, m.format);  // by pack_range
+    if (s.scale.data && !seen)
+        for (int64_t i = 0; i < s.scale.count && !p.unbounded; i++) p.unbounded = !std::isfinite(read_float(s.scale, i));
+    if (p.unbounded) return std::string(s.name) + ": a scale is NaN or infinity; the weights are damaged, copy the folder again";
     return {};
 }
 

@@ -37,13 +37,13 @@ void release_pages(const void* data, size_t bytes);
 Matrix plan_matrix(const EdgeMatrix&);
 size_t planned_bytes(const Matrix&);
 // Pack it, with all threads of the pool. Returns an error, or nothing.
-std::string pack_matrix(const EdgeMatrix&, Matrix&, Arena&, ThreadPool&);
+std::string pack_matrix(const EdgeMatrix&, Matrix&, Arena&, ThreadPool&, const Kernels&);
 
 // kv_b_proj cut into heads and prepared for absorption: keys [rank, nope] and values [v, rank] of each head.
 struct Absorbed {
     std::vector<Matrix> keys, values;
 };
 size_t absorbed_bytes(const EdgeMatrix& kv_b, int heads, int nope, int v);
-std::string absorb(const EdgeMatrix& kv_b, int heads, int nope, int v, Absorbed&, Arena&);
+std::string absorb(const EdgeMatrix& kv_b, int heads, int nope, int v, Absorbed&, Arena&, const Kernels&);
 
 }  // namespace smidgen

@@ -7,7 +7,7 @@ namespace smidgen {
 namespace {
 
 constexpr float kGreedyBelow = 1e-6f;  // dividing by less could overflow
-constexpr int kLanes = 16;
+constexpr int kBlock = 256;
 
 uint64_t splitmix(uint64_t& x) {
     uint64_t z = (x += 0x9e3779b97f4a7c15ull);
@@ -61,19 +61,13 @@ void SamplerState::append(int token) {
     if (!counts.empty() && answer && counts[size_t(token)]++ == 0) answer_ids.push_back(token);
 }
 
-Sampler::Sampler(int vocab) : vocab_(vocab) {
+Sampler::Sampler(int vocab, const Kernels& kernels) : vocab_(vocab), k_(kernels) {
     ids_.reserve(size_t(vocab)), order_.reserve(size_t(vocab)), values_.reserve(size_t(vocab)), weights_.reserve(size_t(vocab));
 }
 
 bool Sampler::penalize(const SamplerState& s, float* logits) const {
     const EdgeSampling& p = s.params;
-    // In lanes of their own, which compilers turn into vectors; one sum would be a chain of additions.
-    float damage[kLanes] = {};
-    for (int i = 0; i + kLanes <= vocab_; i += kLanes)
-        for (int j = 0; j < kLanes; j++) damage[j] += logits[i + j] * 0.0f;
-    for (int i = vocab_ / kLanes * kLanes; i < vocab_; i++) damage[0] += logits[i] * 0.0f;
-    for (float lane : damage)
-        if (lane != 0.0f) return false;
+    if (!k_.finite(logits, vocab_)) return false;
     for (size_t i = 0; i < s.bias_ids.size(); i++)
         if (s.bias_ids[i] >= 0 && s.bias_ids[i] < vocab_) logits[s.bias_ids[i]] += s.bias_values[i];
     for (int32_t token : s.seen_ids) {
@@ -92,13 +86,15 @@ bool Sampler::penalize(const SamplerState& s, float* logits) const {
 }
 
 int Sampler::greedy(const float* logits) const {
-    float most[kLanes], top = -INFINITY;
-    std::fill(most, most + kLanes, -INFINITY);
-    for (int i = 0; i + kLanes <= vocab_; i += kLanes)
-        for (int j = 0; j < kLanes; j++) most[j] = logits[i + j] > most[j] ? logits[i + j] : most[j];
-    for (float lane : most) top = std::max(top, lane);
-    for (int i = vocab_ / kLanes * kLanes; i < vocab_; i++) top = std::max(top, logits[i]);
-    return top == -INFINITY ? -1 : int(std::find(logits, logits + vocab_, top) - logits);
+    const float top = k_.largest(logits, vocab_);
+    if (top == -INFINITY) return -1;
+    int start = 0;  // of the block that holds it: whole blocks are compared without a branch for each number
+    for (; start + kBlock <= vocab_; start += kBlock) {
+        int equal = 0;
+        for (int i = start; i < start + kBlock; i++) equal |= logits[i] == top;
+        if (equal) break;
+    }
+    return int(std::find(logits + start, logits + vocab_, top) - logits);
 }
 
 // Kept tokens are a prefix of the tokens sorted by logit, ties by descending id: transformers' ascending sort for top-p

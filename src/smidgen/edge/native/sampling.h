@@ -3,7 +3,7 @@
 #include <cstddef>
 #include <vector>
 
-#include "abi.h"
+#include "kernels.h"
 
 namespace smidgen {
 
@@ -36,7 +36,7 @@ struct SamplerState {
 
 class Sampler {
 public:
-    explicit Sampler(int vocab);
+    Sampler(int vocab, const Kernels&);
     // Penalties, bias, n-gram rule; `logits` [vocab] is overwritten. Returns false where a logit is NaN or infinite.
     bool penalize(const SamplerState&, float* logits) const;
     // Temperature and filters: the kept tokens, most probable first, in candidates(); false where none is allowed.
@@ -50,6 +50,7 @@ public:
 
 private:
     int vocab_;
+    const Kernels& k_;
     std::vector<int32_t> ids_, order_;
     std::vector<float> values_, weights_;
 };
