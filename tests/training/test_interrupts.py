@@ -2,12 +2,22 @@ from __future__ import annotations
 
 import signal
 import threading
+from collections.abc import Iterator
 
 import pytest
 
 from smidgen.training.interrupts import StopSignals
 
 
+@pytest.fixture
+def handled_interrupt() -> Iterator[None]:
+    """SIGINT as Python has it, also where these tests are a background job of a shell."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("handled_interrupt")
 def test_the_first_signal_is_noted_and_the_second_acts() -> None:
     noted: list[signal.Signals] = []
     with StopSignals(noted.append) as signals:
@@ -40,14 +50,17 @@ def test_other_threads_are_left_alone() -> None:
     assert outcome == [None]
 
 
-def test_a_hang_up_is_noted_unless_it_is_ignored() -> None:
-    with StopSignals(lambda _: None) as signals:
-        signal.raise_signal(signal.SIGHUP)
-    assert signals.received == signal.SIGHUP
-    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+@pytest.mark.parametrize(("number", "ignored"), [(signal.SIGHUP, True), (signal.SIGINT, False)])
+def test_a_hang_up_may_be_ignored(number: signal.Signals, ignored: bool) -> None:
+    """By nohup; as shells make background jobs ignore SIGINT, which asks to stop all the same."""
+    before = signal.signal(number, signal.SIG_DFL)
     try:
         with StopSignals(lambda _: None) as signals:
-            signal.raise_signal(signal.SIGHUP)
-        assert signals.received is None
+            signal.raise_signal(number)
+        assert signals.received == number
+        signal.signal(number, signal.SIG_IGN)
+        with StopSignals(lambda _: None) as signals:
+            signal.raise_signal(number)
+        assert signals.received == (None if ignored else number)
     finally:
-        signal.signal(signal.SIGHUP, before)
+        signal.signal(number, before)

@@ -16,7 +16,7 @@ STOPPING = (
 class StopSignals:
     """Notes SIGINT, SIGTERM and SIGHUP while it is entered; a second one acts at once, as it would without this.
 
-    What is ignored, as SIGHUP is under nohup, stays so.
+    A SIGHUP that is ignored, as nohup has it, stays so.
     Outside the main thread, where Python handles no signals, only the time limit counts.
     """
 
@@ -42,7 +42,7 @@ class StopSignals:
     def __enter__(self) -> StopSignals:
         if threading.current_thread() is threading.main_thread():
             for number in STOPPING:
-                if signal.getsignal(number) != signal.SIG_IGN:
+                if number.name != "SIGHUP" or signal.getsignal(number) != signal.SIG_IGN:
                     self._previous[number] = signal.signal(number, self._note)
         return self
 
