@@ -48,9 +48,11 @@ bool has_avx512bf16() { return features().avx512bf16; }
 #endif
 
 #if defined(__aarch64__)
-bool has_dotprod() {
+bool has_dotprod_and_fp16() {
 #if defined(__linux__)
-    return getauxval(AT_HWCAP) & (1ul << 20);
+    constexpr unsigned long kHalfFloats = 1ul << 10, kDotProducts = 1ul << 20;  // HWCAP_ASIMDHP, HWCAP_ASIMDDP
+    constexpr unsigned long kNeeded = kHalfFloats | kDotProducts;
+    return (getauxval(AT_HWCAP) & kNeeded) == kNeeded;
 #else
     return true;  // every Apple processor with this architecture
 #endif
@@ -77,7 +79,7 @@ const Entry kEntries[] = {
 #endif
 #endif
 #if defined(__aarch64__)
-    {"neon", kernels_neon, has_dotprod},
+    {"neon", kernels_neon, has_dotprod_and_fp16},
 #endif
 };
 
