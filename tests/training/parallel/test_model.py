@@ -105,7 +105,8 @@ def check(case: dict[str, Any], result: dict[str, Any]) -> None:
     assert "error" not in result, result["error"]
     fields = case["overrides"]
     rounding = fields.get("training.optimizer", {}).get("kind") or fields.get("training.precision", "")
-    tolerance = WEIGHT_TOLERANCES.get(rounding, 1e-5)
+    # A compiler fuses and sums tensors of another shape in another order.
+    tolerance = WEIGHT_TOLERANCES.get(rounding, 5e-5 if case["backend"] == "inductor" else 1e-5)
     figures = max(1e-5, tolerance / 10)
     for step, alone in zip(result["steps"], result["steps_alone"], strict=True):
         assert step == pytest.approx(alone, rel=figures)
@@ -122,7 +123,7 @@ def test_ranks_give_one_rank_s_losses_and_weights(case: dict[str, Any], results:
 
 @pytest.mark.torture
 def test_compiled_ranks_give_one_rank_s_losses_and_weights(tmp_path: Path, run_ranks: Callable[..., None]) -> None:
-    """The same by the true compiler, with selective checkpointing."""
+    """The same by the true compiler, with selective checkpointing; weights to 5e-5."""
     found = answers(tmp_path, run_ranks, 2, COMPILED, COMPILERS_TIME)
     for one in COMPILED:
         check(one, found[name(one)])
