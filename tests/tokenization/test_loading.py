@@ -128,6 +128,16 @@ def test_damaged_and_missing_files(tmp_path: Path, name: str, content: str | byt
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize("number", [2**40, 2**70])
+def test_an_id_beyond_all_vocabularies_is_refused(folder: Path, number: int) -> None:
+    document = json.loads((folder / "tokenizer.json").read_text())
+    vocabulary = document["model"]["vocab"]
+    vocabulary[max(vocabulary, key=vocabulary.__getitem__)] = number
+    (folder / "tokenizer.json").write_text(json.dumps(document))
+    with pytest.raises(TokenizerError):
+        load_tokenizer(folder).encode("once")
+
+
 def test_malformed_merges_are_told_with_their_line(tmp_path: Path) -> None:
     (tmp_path / "vocab.json").write_text('{"a": 0, "b": 1, "ab": 2}')
     (tmp_path / "merges.txt").write_text("#version: 0.2\na b\na b c\n")

@@ -229,6 +229,14 @@ def test_a_damaged_model_is_refused(tmp_path: Path, content: bytes) -> None:
         load_tokenizer(tmp_path)
 
 
+@pytest.mark.parametrize("appended", [b"\x0a\x03\x0a\x01\xf8", b"\x12\x04\xe2\x02\x01\xf8"], ids=["piece", "surface"])
+def test_a_model_whose_texts_are_none_is_refused(corpus: list[str], tmp_path: Path, appended: bytes) -> None:
+    """The library takes such a model; it would fail at the first decoding."""
+    (tmp_path / "tokenizer.model").write_bytes(make_model(corpus, vocab_size=200) + appended)
+    with pytest.raises(TokenizerError, match=str(tmp_path)):
+        load_tokenizer(tmp_path)
+
+
 def make_model(corpus: list[str], **options: Any) -> bytes:
     model = io.BytesIO()
     lines = (text.replace("\n", " ") for text in corpus)

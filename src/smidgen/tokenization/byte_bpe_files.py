@@ -14,6 +14,7 @@ from smidgen.tokenization.files import MERGES, VOCABULARY, read_object, read_tex
 from smidgen.tokenization.merge_order import check_merge_order
 
 Document = dict[str, Any]
+_IDS_END = 2**31
 
 
 @dataclass(frozen=True)
@@ -74,8 +75,8 @@ def _parse(document: Document) -> ByteBPEParts:
     pre_tokenizer = _pre_tokenizer(document.get("pre_tokenizer"))
     special_tokens = _special_tokens(document.get("added_tokens") or [])
     vocabulary = {token: number for token, number in model["vocab"].items() if token not in special_tokens}
-    if not all(type(number) is int and number >= 0 for number in (*vocabulary.values(), *special_tokens.values())):
-        raise UnprovenEngine("its ids are no whole numbers")
+    if not all(type(n) is int and 0 <= n < _IDS_END for n in (*vocabulary.values(), *special_tokens.values())):
+        raise UnprovenEngine("its ids are no whole numbers of 31 bits")
     if {token for token in vocabulary if len(token) == 1} != set(BYTE_CHARACTERS):
         raise UnprovenEngine("its vocabulary lacks single bytes, or has characters that are none")
     merges = [_pair(merge) for merge in model["merges"]]

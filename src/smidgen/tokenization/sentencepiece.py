@@ -20,7 +20,6 @@ from smidgen.tokenization.files import SENTENCEPIECE_MODEL, TOKENIZER_JSON
 from smidgen.tokenization.sentencepiece_conversion import SPACE, to_document
 from smidgen.tokenization.sentencepiece_model import (
     WITHOUT_DUMMY_PREFIX,
-    ModelSpecification,
     read_pieces,
     read_specification,
 )
@@ -63,6 +62,12 @@ class SentencePieceTokenizer(ByteTokensMixin):
         self._model = model
         self._processor = pieces = _processor(model)
         size = pieces.get_piece_size()
+        try:
+            # The library accepts pieces that are no text, and does not read what `_specification` needs.
+            pieces.id_to_piece(list(range(size)))
+            self._specification = read_specification(model)
+        except ValueError as error:
+            raise TokenizerError(f"no SentencePiece model: {error}") from None
         self._added_tokens = {t: entry for t, entry in (added_tokens or {}).items() if entry[0] >= size}
         special = {pieces.id_to_piece(number): number for number in range(size) if pieces.is_control(number)}
         special |= {token: number for token, (number, is_special) in self._added_tokens.items() if is_special}
@@ -71,10 +76,6 @@ class SentencePieceTokenizer(ByteTokensMixin):
             {token: number for token, (number, is_special) in self._added_tokens.items() if not is_special}
         )
         self._with_special = TokenFinder({**special, **{t: number for t, (number, _) in self._added_tokens.items()}})
-
-    @cached_property
-    def _specification(self) -> ModelSpecification:
-        return read_specification(self._model)
 
     @cached_property
     def _continuing(self) -> sentencepiece.SentencePieceProcessor:
@@ -173,7 +174,7 @@ def _processor(model: bytes) -> sentencepiece.SentencePieceProcessor:
         raise TokenizerError("no SentencePiece model: it is empty")
     try:
         return SentencePieceProcessor(model_proto=model)
-    except (RuntimeError, OSError) as error:
+    except (RuntimeError, OSError, UnicodeDecodeError) as error:
         raise TokenizerError(f"no SentencePiece model: {' '.join(str(error).split())}") from None
 
 
