@@ -159,8 +159,10 @@ def _prepared(function: OpOverload, args: Any, kwargs: Any, results: list[Tensor
     """The operation as one call, into `results`."""
     if not results:
         method = getattr(args[0], function._schema.name.removeprefix("aten::"), None)
-        if function is _aten.copy_.default or method is None:
-            return partial(args[0].copy_, args[1]) if method else partial(function, *args, **kwargs)
+        if method is None:
+            return partial(function, *args, **kwargs)
+        if function is _aten.copy_.default:
+            return partial(method, args[1])
         return partial(method, *args[1:], **kwargs)
     if function in _COPIES:
         return partial(results[0].copy_, args[0])
