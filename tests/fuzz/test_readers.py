@@ -129,3 +129,12 @@ def test_many_damaged_files(
 
 def test_the_configuration_alone_is_read_safely(valid: Path) -> None:
     assert read_model_config(valid / "model").num_layers == 1
+
+
+def test_damage_depends_on_its_seed_alone(draw: Any, damage: Any) -> None:
+    header = {"a": {"dtype": "F32", "shape": [2, 3], "data_offsets": [0, 24]}, "__metadata__": {"format": "pt"}}
+
+    def damaged() -> list[str]:
+        return [json.dumps(damage.mutate_json(header, draw(seed))) for seed in range(5_000)]
+
+    assert damaged() == damaged()

@@ -9,6 +9,8 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,6 +23,8 @@ if TYPE_CHECKING:
     from smidgen.model import Decoder
 
 _CALIBRATION_LENGTH = 512
+_TOKENS = 16_384
+"""To calibrate with, and to measure on, unless said otherwise."""
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -38,7 +42,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
         default="rtn",
         help="how weights are rounded (default: rtn, to nearest)",
     )
-    parser.add_argument("--group-size", type=int, choices=[32, 64, 128], default=32, help="of int4 (default: 32)")
+    parser.add_argument("--group-size", type=int, choices=[32, 64, 128], help="of int4 (default: 32)")
     parser.add_argument("--asymmetric", action="store_true", help="int4 with a zero point a group")
     for part in ("head", "embedding"):
         parser.add_argument(
@@ -50,46 +54,41 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "--activation-bits", type=int, choices=[8, 16], help="8 rounds inputs of projections too (default: as trained)"
     )
     parser.add_argument("--calibration", metavar="DATA", help="a dataset folder or text file for gptq and awq")
-    parser.add_argument(
-        "--calibration-tokens", type=int, default=16_384, metavar="N", help="tokens of it (default: 16384)"
-    )
+    parser.add_argument("--calibration-tokens", type=int, metavar="N", help="tokens of it (default: 16384)")
     measured = parser.add_mutually_exclusive_group()
     measured.add_argument("--data", metavar="DIR", help="measure the loss of quality on a dataset's validation split")
     measured.add_argument("--text", metavar="FILE", help="measure it on a UTF-8 text file")
-    parser.add_argument("--tokens", type=int, default=16_384, metavar="N", help="tokens to measure on (default: 16384)")
+    parser.add_argument("--tokens", type=int, metavar="N", help="about so many tokens to measure on (default: 16384)")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda, mps (default: auto)")
     parser.add_argument("--json", action="store_true", help="print the report as JSON")
+    parser.set_defaults(usage_error=parser.error)
 
 
 def run(args: argparse.Namespace) -> int:
-    from smidgen.evaluation.quantization import model_size
-    from smidgen.folders import carry_settings, load, load_tokenizer, resolve, save
+    from smidgen.evaluation.quantization import compare, model_size
+    from smidgen.folders import carry_settings, check_target, load, load_tokenizer, resolve, save
     from smidgen.quantization import quantize_by
-    from smidgen.runtime.errors import ConfigError, ModelFolderError
+    from smidgen.runtime.errors import ModelFolderError
     from smidgen.training.devices import resolve_device
 
-    for name in ("tokens", "calibration_tokens"):
-        if getattr(args, name) < 2:
-            raise ConfigError(f"--{name.replace('_', '-')} = {getattr(args, name)}: use 2 or more")
-    if args.calibration is not None and args.method == "rtn":
-        raise ConfigError("--calibration: rounding to nearest looks at no text; add --method gptq or awq")
+    _check(args)
     folder = resolve(args.model).folder
     if folder is None:
         raise ModelFolderError(f"{args.model}: a preset has random weights; name a trained model")
     if Path(args.out).resolve() == folder.resolve():
         raise ModelFolderError(f"--out {args.out}: is the model itself; name another folder")
+    check_target(args.out)
     model = load(args.model, device=resolve_device(args.device))
     quantization = _quantization(args, model.config)
-    batches = None
-    if args.calibration is not None:
-        batches = [ids.to(model.head_weight.device) for ids in _windows(args, model, args.calibration, "train")]
+    sample = _sample(args, model)
+    batches = None if args.calibration is None else _windows(args, model, args.calibration, "train")
     quantized = quantize_by(args.method, model, quantization, batches)
     try:
         tokenizer = load_tokenizer(args.model)
     except ModelFolderError:
         tokenizer = None  # a bare model of another project
     save(quantized, args.out, tokenizer, carry_settings(folder))
-    comparison = _comparison(args, model, quantized) if args.data or args.text else None
+    comparison = None if sample is None else compare(model, quantized, *sample)
     sizes = (model_size(model), model_size(quantized)) if comparison is None else None
     if args.json:
         json.dump(_figures(args, quantization, comparison, sizes), sys.stdout, indent=2)
@@ -97,6 +96,27 @@ def run(args: argparse.Namespace) -> int:
     else:
         _print(args, comparison, sizes)
     return 0
+
+
+def _check(args: argparse.Namespace) -> None:
+    """Refuse options that would be without effect, and numbers below 2; set the defaults of those not given."""
+    from smidgen.runtime.errors import ConfigError
+
+    if args.calibration is not None and args.method == "rtn":
+        raise ConfigError("--calibration: rounding to nearest looks at no text; add --method gptq or awq")
+    if args.calibration_tokens is not None and args.calibration is None:
+        args.usage_error("--calibration-tokens needs --calibration")
+    if args.tokens is not None and not (args.data or args.text):
+        args.usage_error("--tokens needs --data or --text")
+    if "int4" not in (args.scheme, args.head, args.embedding):
+        for flag, is_given in (("group-size", args.group_size is not None), ("asymmetric", args.asymmetric)):
+            if is_given:
+                args.usage_error(f"--{flag} is of int4, and nothing becomes int4 here")
+    for name in ("tokens", "calibration_tokens"):
+        if getattr(args, name) is None:
+            setattr(args, name, _TOKENS)
+        elif getattr(args, name) < 2:
+            raise ConfigError(f"--{name.replace('_', '-')} = {getattr(args, name)}: use 2 or more")
 
 
 def _quantization(args: argparse.Namespace, model: ModelConfig) -> Quantization:
@@ -111,7 +131,7 @@ def _quantization(args: argparse.Namespace, model: ModelConfig) -> Quantization:
         Quantization,
         {
             "scheme": args.scheme,
-            "group_size": args.group_size,
+            "group_size": args.group_size or 32,
             "symmetric": not args.asymmetric,
             "head": head or "bf16",
             "embedding": embedding or "bf16",
@@ -152,19 +172,28 @@ def _text_ids(model: str, path: str, budget: int) -> list[int]:
     return ids
 
 
-def _comparison(args: argparse.Namespace, model: Decoder, quantized: Decoder) -> Comparison:
+def _sample(args: argparse.Namespace, model: Decoder) -> tuple[Callable[[Decoder], Perplexity], list[Tensor]] | None:
+    """What gives a model's perplexity, and windows of the same text; None where nothing is to be measured.
+
+    Read before anything is written, so that a mistake in it costs nothing.
+    """
     from smidgen.cli.evaluate import read_text
     from smidgen.data import Dataset
     from smidgen.evaluation.perplexity import evaluate_dataset, evaluate_text
-    from smidgen.evaluation.quantization import compare
     from smidgen.folders import load_tokenizer
 
-    def measure(decoder: Decoder) -> Perplexity:
-        if args.data:
-            return evaluate_dataset(decoder, Dataset.open(args.data), max_tokens=args.tokens)
-        return evaluate_text(decoder, load_tokenizer(args.model), read_text(Path(args.text)))
-
-    return compare(model, quantized, measure, _windows(args, model, args.data or args.text, "val"))
+    if args.data:
+        dataset = Dataset.open(args.data)
+        return partial(evaluate_dataset, dataset=dataset, max_tokens=args.tokens), _windows(args, model, args.data, "val")
+    if args.text is None:
+        return None
+    tokenizer, text = load_tokenizer(args.model), read_text(Path(args.text))
+    windows = _windows(args, model, args.text, "val")
+    count = len(tokenizer.encode(text))
+    if count > args.tokens:
+        # Cut the text, not its tokens, so that its bytes are known.
+        text = text[: len(text) * args.tokens // count]
+    return partial(evaluate_text, tokenizer=tokenizer, text=text), windows
 
 
 def _figures(args: argparse.Namespace, quantization: Quantization, comparison: Comparison | None, sizes: Any) -> Any:

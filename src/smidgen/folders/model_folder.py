@@ -50,7 +50,7 @@ def save(
     """
     target = Path(folder).resolve()
     if model.adapter is None:
-        _check_target(target)
+        check_target(target)
     if tokenizer is not None and tokenizer.vocab_size > model.config.vocab_size:
         raise ModelFolderError(
             f"{target}: the tokenizer has {tokenizer.vocab_size} ids, the model vocab_size {model.config.vocab_size}; "
@@ -127,7 +127,9 @@ def read_model_config(folder: Path) -> ModelConfig:
     return section
 
 
-def _check_target(folder: Path) -> None:
+def check_target(folder: str | Path) -> None:
+    """Raise ModelFolderError where no model folder can be written: over a file, or over files that are no model."""
+    folder = Path(folder)
     if folder.exists() and not folder.is_dir():
         raise ModelFolderError(f"{folder}: is a file; name a folder to save the model in")
     if folder.is_dir() and any(folder.iterdir()) and not (folder / CONFIG).is_file():
