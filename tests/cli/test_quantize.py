@@ -71,6 +71,8 @@ def test_a_table_for_people(model: Path, tmp_path: Path, capsys: pytest.CaptureF
         (["--scheme", "int8", "--head", "int8", "--embedding", "int4"], ["head", "tied"]),
         (["--scheme", "int8", "--calibration", "x"], ["--calibration", "nearest"]),
         (["--scheme", "fp8_block", "--method", "awq", "--calibration", "STORY"], ["awq", "fp8_block"]),
+        (["--scheme", "int8", "--data", "nowhere"], ["nowhere"]),
+        (["--scheme", "int8", "--text", "nowhere"], ["nowhere"]),
     ],
 )
 def test_refusals_in_one_line(
@@ -90,3 +92,41 @@ def test_a_quantised_model_is_not_quantised_again(
     quantize(capsys, model, "--scheme", "int8", "--out", tmp_path / "int8")
     assert main(["quantize", str(tmp_path / "int8"), "--scheme", "int4", "--out", str(tmp_path / "int4")]) == 1
     assert "quantised already" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("options", "named"),
+    [
+        (["--scheme", "int8", "--asymmetric"], "--asymmetric is of int4"),
+        (["--scheme", "fp8_tensor", "--group-size", "64"], "--group-size is of int4"),
+        (["--scheme", "int8", "--calibration-tokens", "64"], "--calibration-tokens needs --calibration"),
+        (["--scheme", "int8", "--tokens", "64"], "--tokens needs --data or --text"),
+    ],
+)
+def test_flags_without_effect_are_wrong_usage(
+    options: list[str], named: str, model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as exit:
+        main(["quantize", str(model), *options, "--out", str(tmp_path / "out")])
+    assert exit.value.code == 2
+    assert named in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
+def test_groups_of_an_int4_head_are_chosen_too(model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    options = ["--scheme", "int8", "--head", "int4", "--group-size", "64", "--asymmetric"]
+    figures = quantize(capsys, model, *options, "--out", tmp_path / "out")
+    assert (figures["group_size"], figures["symmetric"]) == (64, False)
+
+
+def test_a_text_is_measured_as_far_as_was_asked_for(
+    model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "long.txt").write_text(TEXT + "!" * 5000)
+    options = ["--scheme", "int8", "--out", tmp_path / "out", "--tokens", "100"]
+    long = quantize(capsys, model, *options, "--text", tmp_path / "long.txt")
+    count = len(smidgen.load_tokenizer(model).encode(TEXT + "!" * 5000))
+    (tmp_path / "short.txt").write_text(TEXT[: (len(TEXT) + 5000) * 100 // count])
+    short = quantize(capsys, model, *options, "--text", tmp_path / "short.txt")
+    for name in ("perplexity", "bits_per_byte"):
+        assert long[name] == short[name], name

@@ -184,7 +184,9 @@ def _sample(args: argparse.Namespace, model: Decoder) -> tuple[Callable[[Decoder
 
     if args.data:
         dataset = Dataset.open(args.data)
-        return partial(evaluate_dataset, dataset=dataset, max_tokens=args.tokens), _windows(args, model, args.data, "val")
+        return partial(evaluate_dataset, dataset=dataset, max_tokens=args.tokens), _windows(
+            args, model, args.data, "val"
+        )
     if args.text is None:
         return None
     tokenizer, text = load_tokenizer(args.model), read_text(Path(args.text))
