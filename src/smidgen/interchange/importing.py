@@ -7,6 +7,7 @@ import shutil
 from pathlib import Path
 
 from smidgen.folders import load_folder, save
+from smidgen.folders.adapter import is_adapter_folder
 from smidgen.folders.end_tokens import end_tokens
 from smidgen.folders.model_folder import GENERATION_CONFIG
 from smidgen.interchange.checkpoints.importing import Hints, import_checkpoint
@@ -27,14 +28,22 @@ def read_model(source: str | Path, tokenizer: str | Path | None = None, hints: H
     checkpoint is taken. Raises a SmidgenError in one line for what cannot be read.
     """
     path = Path(source)
+    if hints not in (None, Hints()) and path.exists() and path.suffix.lower() not in _TORCH:
+        raise InterchangeError(
+            f"{path}: describes its model itself; --num-heads, --max-seq-len, --rope-theta, --norm-eps and --rope are "
+            "for .pt checkpoints"
+        )
     if path.is_dir():
         own = optional_tokenizer(path)
         ends = () if own is None else end_tokens(path, own)
-        found = Imported(load_folder(path), own, "Hugging Face folder", ends)
+        kind = "PEFT adapter" if is_adapter_folder(path) else "Hugging Face folder"
+        found = Imported(load_folder(path), own, kind, ends)
     elif not path.is_file():
         raise InterchangeError(f"{path}: no such file or folder; name a GGUF file, a .pt checkpoint or a folder")
     elif path.suffix.lower() in _TORCH:
         found = dataclasses.replace(import_checkpoint(path, hints), tokenizer=_tokenizer_beside(path))
+    elif path.suffix.lower() == ".safetensors":
+        raise InterchangeError(f"{path}: holds weights alone; name its folder, where config.json is")
     else:
         found = import_gguf(path)
     if tokenizer is None:

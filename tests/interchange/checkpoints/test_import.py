@@ -16,8 +16,11 @@ from torch import Tensor, nn
 
 import smidgen
 from smidgen.cli.main import main
+from smidgen.folders import memory
 from smidgen.interchange.checkpoints.importing import Hints, import_checkpoint
-from smidgen.runtime.errors import InterchangeError
+from smidgen.interchange.gguf.export import export_gguf
+from smidgen.interchange.importing import read_model
+from smidgen.runtime.errors import InterchangeError, ModelFolderError
 from smidgen.tokenization import train_tokenizer
 
 WIDTH, HEADS, LAYERS, VOCABULARY, CONTEXT = 32, 4, 2, 50, 24
@@ -234,6 +237,12 @@ def test_a_cut_file_is_refused(rscalm: RSCaLM, tmp_path: Path) -> None:
         ({"blocks.1.attn.qkv.weight": torch.ones(5, WIDTH)}, "fused projection has 5 rows"),
         ({"blocks.1.mlp.w1.weight": torch.ones(3, 3)}, "shape"),
         ({"blocks.0.attn.qkv.bias": torch.ones(3)}, "does not know what it is for"),
+        ({"blocks.0.attn.qkv.weight": torch.tensor(1.0)}, "qkv.weight' is no matrix of floats"),
+        ({"blocks.0.mlp.w3.weight": torch.tensor(1.0)}, "w3.weight' is no matrix of floats"),
+        ({"blocks.1.mlp.w3.weight": torch.ones(WIDTH, 64, dtype=torch.complex64)}, "w3.weight' is no matrix of floats"),
+        ({"blocks.1.mlp.w3.weight": torch.ones(WIDTH, 64).to_sparse()}, "w3.weight' is sparse"),
+        ({"blocks.1.mlp.w3.weight": torch.ones(WIDTH, 64, device="meta")}, "w3.weight' is sparse or has no values"),
+        ({"blocks.1.mlp.w3.weight": torch.full((WIDTH, 64), torch.nan)}, "down_proj.weight holds values that are no"),
     ],
 )
 def test_a_model_that_does_not_add_up_is_refused(
@@ -243,3 +252,44 @@ def test_a_model_that_does_not_add_up_is_refused(
     torch.save({"model": weights, "config": SETTINGS}, tmp_path / "ckpt.pt")
     with pytest.raises(InterchangeError, match=message):
         import_checkpoint(tmp_path / "ckpt.pt")
+
+
+def test_what_does_not_fit_memory_is_refused_before_a_weight_is_read(
+    rscalm: RSCaLM, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    weights = {name: weight.bfloat16() for name, weight in rscalm.state_dict().items()}
+    torch.save({"model": weights, "config": SETTINGS}, tmp_path / "ckpt.pt")
+    monkeypatch.setattr(memory, "available_memory", lambda: 1 << 10)
+    monkeypatch.setattr(
+        Tensor, "float", lambda x: x.to(torch.float32) if x.is_meta else pytest.fail("memory was taken")
+    )
+    with pytest.raises(ModelFolderError, match=r"weights of 4 bytes take .* GiB are free"):
+        import_checkpoint(tmp_path / "ckpt.pt")
+
+
+@pytest.mark.parametrize("flag", ["--num-heads", "--max-seq-len", "--rope-theta"])
+def test_a_zero_is_not_taken_for_nothing(
+    flag: str, rscalm: RSCaLM, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    torch.save({"model": rscalm.state_dict(), "config": SETTINGS}, tmp_path / "ckpt.pt")
+    assert main(["import", str(tmp_path / "ckpt.pt"), flag, "0", "--out", str(tmp_path / "out")]) == 1
+    assert f"{flag[2:].replace('-', '_')} = 0" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("kind", ["folder", "GGUF"])
+def test_what_says_it_all_takes_no_hints(kind: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    model = smidgen.build("elite-tiny", {"model.num_layers": 1, "model.vocab_size": 64})
+    source = tmp_path / "model"
+    if kind == "GGUF":
+        export_gguf(model, source := tmp_path / "x.gguf", None)
+    else:
+        smidgen.save(model, source)
+    assert main(["import", str(source), "--rope", "interleaved", "--out", str(tmp_path / "out")]) == 1
+    assert "--rope are for .pt checkpoints" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_file_of_weights_alone_is_no_model(tmp_path: Path) -> None:
+    smidgen.save(smidgen.build("elite-tiny", {"model.num_layers": 1, "model.vocab_size": 64}), tmp_path / "model")
+    with pytest.raises(InterchangeError, match="name its folder, where config"):
+        read_model(tmp_path / "model" / "model.safetensors")

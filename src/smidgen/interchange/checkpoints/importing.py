@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from smidgen.config import ModelConfig, validate
-from smidgen.folders.memory import check_memory
+from smidgen.folders.memory import check_memory, structure_of
 from smidgen.interchange.checkpoints.dialects import BUFFERS, DIALECTS, Dialect
 from smidgen.interchange.checkpoints.torch_file import TorchCheckpoint, open_checkpoint
 from smidgen.interchange.imported import Imported
@@ -58,8 +58,8 @@ def import_checkpoint(path: Path, hints: Hints | None = None) -> Imported:
     dialect = _dialect(checkpoint)
     reader = _Reader(checkpoint, dialect, hints)
     config = reader.config()
+    check_memory(path, structure_of(config, path).parameters())
     tensors = reader.tensors(config)
-    check_memory(path, tensors.values())
     decoder = Decoder(config)
     with torch.no_grad():
         for name, parameter in decoder.named_parameters():
@@ -71,6 +71,8 @@ def import_checkpoint(path: Path, hints: Hints | None = None) -> Imported:
                     f"{path}: {name} would have shape {list(weight.shape)}, the model's is {list(parameter.shape)}"
                 )
             parameter.copy_(weight)
+            if not parameter.isfinite().all():
+                raise InterchangeError(f"{path}: {name} holds values that are no numbers; take an earlier checkpoint")
     if tensors:
         raise InterchangeError(f"{path}: tensor for {next(iter(tensors))} has no place in the model")
     return Imported(decoder.eval(), None, f"{dialect.name} checkpoint")
@@ -108,16 +110,24 @@ class _Reader:
         match = self.dialect.layer.fullmatch(name)
         part = self.dialect.parts.get(match[2]) if match else None
         if match and part is not None:
-            self.layers.setdefault(int(match[1]), {})[part] = tensor
+            self.layers.setdefault(int(match[1]), {})[part] = self._weight(name, tensor)
         elif name in self.dialect.embedding:
-            self.embedding = tensor
+            self.embedding = self._weight(name, tensor)
         elif name in self.dialect.final_norm:
-            self.final_norm = tensor
+            self.final_norm = self._weight(name, tensor)
         elif name in self.dialect.head:
-            self.head = tensor
+            self.head = self._weight(name, tensor)
         elif not BUFFERS.fullmatch(name):
             reason = next((why for part, why in self.dialect.refused.items() if part in name), None)
             raise InterchangeError(f"{self.path}: tensor {name!r}: {reason or 'Smidgen does not know what it is for'}")
+
+    def _weight(self, name: str, tensor: Tensor) -> Tensor:
+        if not tensor.is_floating_point() or tensor.dim() not in (1, 2):
+            raise InterchangeError(
+                f"{self.path}: tensor {name!r} is no matrix of floats but {str(tensor.dtype).removeprefix('torch.')} "
+                f"{list(tensor.shape)}; save the model's own weights"
+            )
+        return tensor
 
     def config(self) -> ModelConfig:
         """The configuration, from the settings where they are there and from the tensors' shapes."""
@@ -132,7 +142,7 @@ class _Reader:
             raise InterchangeError(
                 f"{self.path}: its settings name {self._setting('num_layers', 0)} layers, it holds {num_layers}"
             )
-        num_heads = self.hints.num_heads or self._setting("num_heads", None)
+        num_heads = _given(self.hints.num_heads, self._setting("num_heads", None))
         if num_heads is None:
             raise InterchangeError(f"{self.path}: does not say how many attention heads it has; add --num-heads")
         if not isinstance(num_heads, int) or num_heads < 1 or width % num_heads:
@@ -146,17 +156,17 @@ class _Reader:
             "vocab_size": vocab_size,
             "hidden_size": width,
             "num_layers": num_layers,
-            "max_seq_len": self.hints.max_seq_len or self._setting("max_seq_len", 1024),
+            "max_seq_len": _given(self.hints.max_seq_len, self._setting("max_seq_len", 1024)),
             "tie_word_embeddings": self.head is None or torch.equal(self.head, self.embedding),
             "attention": {
                 "kind": "grouped_query",
                 "num_heads": num_heads,
                 "num_kv_heads": num_kv_heads,
                 "head_dim": head_dim,
-                "rope_theta": float(self.hints.rope_theta or self._setting("rope_theta", 10_000.0)),
+                "rope_theta": float(_given(self.hints.rope_theta, self._setting("rope_theta", 10_000.0))),
             },
             "feed_forward": {"intermediate_size": inner},
-            "norm": {"eps": float(self.hints.eps or self._setting("eps", self.dialect.eps))},
+            "norm": {"eps": float(_given(self.hints.eps, self._setting("eps", self.dialect.eps)))},
         }
         try:
             return validate(ModelConfig, tree)
@@ -164,7 +174,7 @@ class _Reader:
             raise InterchangeError(f"{self.path}: {error}") from None
 
     def tensors(self, config: ModelConfig) -> dict[str, Tensor]:
-        """Every tensor under its name in our decoder, float32."""
+        """Every tensor under its name in our decoder, in the checkpoint's type, most of them still in the file."""
         assert self.embedding is not None
         assert self.final_norm is not None
         found = {"model.embed_tokens.weight": self.embedding, "model.norm.weight": self._norm(self.final_norm)}
@@ -172,7 +182,7 @@ class _Reader:
             found["lm_head.weight"] = self.head
         for number, parts in self.layers.items():
             found |= {f"model.layers.{number}.{name}": tensor for name, tensor in self._layer(parts, config).items()}
-        return {name: tensor.float() for name, tensor in found.items()}
+        return found
 
     def _layer(self, parts: dict[str, Tensor], config: ModelConfig) -> dict[str, Tensor]:
         named = {
@@ -221,10 +231,14 @@ class _Reader:
         return weight.unflatten(0, (num_heads, -1, 2)).transpose(1, 2).flatten(0, 2)
 
     def _norm(self, weight: Tensor) -> Tensor:
-        return weight + 1 if self.settings.get("zero_centered_gamma") is True else weight
+        return weight.float() + 1 if self.settings.get("zero_centered_gamma") is True else weight
 
     def _setting(self, name: str, default: Any) -> Any:
         return _lookup(self.settings, _NAMES[name], default)
+
+
+def _given(hint: Any, setting: Any) -> Any:
+    return setting if hint is None else hint
 
 
 def _lookup(settings: Mapping[str, Any], names: tuple[str, ...], default: Any) -> Any:

@@ -80,6 +80,8 @@ def _tensors(path: Path, weights: Mapping[Any, Any]) -> dict[str, Tensor]:
             continue
         while name.startswith(_WRAPPERS):
             name = name.removeprefix("_orig_mod.").removeprefix("module.")
+        if value.layout != torch.strided or value.device.type != "cpu":
+            raise InterchangeError(f"{path}: tensor {name!r} is sparse or has no values; save the model's own weights")
         if value.numel() * value.element_size() > value.untyped_storage().nbytes():
             raise InterchangeError(f"{path}: tensor {name!r} is larger than its storage; copy the file again")
         found[name] = value

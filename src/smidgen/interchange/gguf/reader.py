@@ -131,7 +131,7 @@ class GgufFile:
 
     def _read_header(self) -> None:
         if self._data[:4] != b"GGUF":
-            self._refuse("is no GGUF file")
+            self._refuse("is no GGUF file; name a .gguf file, a .pt checkpoint or a folder")
         self._position = 4
         version = self._unpack("I")
         if version not in (2, 3):
@@ -244,7 +244,7 @@ def open_gguf(path: Path) -> Iterator[GgufFile]:
     try:
         with path.open("rb") as file:
             if path.stat().st_size < 24:
-                raise InterchangeError(f"{path}: is no GGUF file")
+                raise InterchangeError(f"{path}: is no GGUF file; name a .gguf file, a .pt checkpoint or a folder")
             data = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
     except OSError as error:
         raise InterchangeError(f"{path}: cannot be read: {error.strerror}") from None
