@@ -5,6 +5,7 @@ from __future__ import annotations
 import codecs
 from typing import Protocol, runtime_checkable
 
+from smidgen.runtime.errors import TokenizerError
 from smidgen.runtime.protocols import Tokenizer
 
 REPLACE_EACH_BYTE = "smidgen.replace_each_byte"
@@ -31,11 +32,22 @@ class ByteTokenizer(Protocol):
         """The bytes that `token` adds to a text; `first`: at the beginning of it (some drop a leading space there)."""
 
 
+def bytes_of(tokenizer: Tokenizer, token: int) -> bytes:
+    """The bytes that one token adds to a text; none for an id that only the model has, whose vocabulary is padded."""
+    try:
+        if isinstance(tokenizer, ByteTokenizer):
+            return tokenizer.token_bytes(token)
+        return tokenizer.decode([token]).encode("utf-8")
+    except TokenizerError:
+        return b""
+
+
 class Detokenizer:
     """Turns ids into text as they come.
 
     The strings that `push` and `finish` return, one after another, are `tokenizer.decode(ids, skip_special)`. No string
-    ends within a character, and none is taken back. The work a token does not grow with the length of the answer.
+    ends within a character, and none is taken back. The work a token does not grow with the length of the answer. Ids
+    that the tokenizer lacks, of a model whose vocabulary is larger, spell nothing.
     """
 
     def __init__(self, tokenizer: Tokenizer, skip_special: bool = False) -> None:
@@ -60,7 +72,10 @@ class _ByteStream:
         self._first = True
 
     def push(self, token: int) -> str:
-        data = self._token_bytes(token, self._first)
+        try:
+            data = self._token_bytes(token, self._first)
+        except TokenizerError:
+            return ""
         self._first = False
         return self._decoder.decode(data)
 
@@ -80,7 +95,11 @@ class _Window:
 
     def push(self, token: int) -> str:
         self._pending.append(token)
-        text = self._new_text()
+        try:
+            text = self._new_text()
+        except TokenizerError:
+            self._pending.pop()
+            return ""
         # A character has at most four bytes, so an unfinished one lies within three tokens; a U+FFFD that stays after
         # that is part of the text.
         if text.endswith("\N{REPLACEMENT CHARACTER}") and len(self._pending) <= 3:

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from smidgen.runtime.detokenizer import ByteTokenizer, Detokenizer
+from smidgen.runtime.detokenizer import Detokenizer, bytes_of
 from smidgen.runtime.generation import Chunk
 from smidgen.runtime.protocols import FinishReason, Tokenizer
 from smidgen.runtime.scoring import TokenScore
@@ -134,9 +134,7 @@ class Shape(ABC):
 
     def token_bytes(self, token: int) -> bytes:
         """The bytes that a token adds to a text."""
-        if isinstance(self._tokenizer, ByteTokenizer):
-            return self._tokenizer.token_bytes(token)
-        return self._tokenizer.decode([token]).encode("utf-8")
+        return bytes_of(self._tokenizer, token)
 
 
 class ChatShape(Shape):

@@ -232,6 +232,7 @@ class Runner:
             return
         for index, (prompt, params) in enumerate(zip(generation.prompts, generation.params, strict=True)):
             try:
+                answer = Answer(index, self._tokenizer, prompt, params.stop)
                 number = self._engine.submit(prompt, params)
             except Exception as error:
                 self._cancel(generation)
@@ -240,7 +241,7 @@ class Runner:
                 self._outbox[generation] = error if isinstance(error, SmidgenError) else EngineFailed()
                 return
             generation._numbers[number] = index
-            self._active[number] = generation, Answer(index, self._tokenizer, prompt, params.stop)
+            self._active[number] = generation, answer
 
     def _cancel(self, generation: Generation) -> None:
         if generation in self._queued:
@@ -248,9 +249,16 @@ class Runner:
                 self._stop_scoring()
             self._queued.remove(generation)
         for number in generation._numbers:
-            self._engine.cancel(number)
+            self._cancel_in_engine(number)
             del self._active[number]
         generation._numbers.clear()
+
+    def _cancel_in_engine(self, number: int) -> None:
+        """What becomes of the request no longer matters, so an engine's failure is only told."""
+        try:
+            self._engine.cancel(number)
+        except Exception:
+            logger.exception("the engine failed to cancel a request")
 
     def _expire(self) -> None:
         now = time.monotonic()
@@ -268,7 +276,7 @@ class Runner:
             if chunk.finish_reason is not None:
                 del self._active[event.request], generation._numbers[event.request]
                 if event.finish_reason is None:  # a stop string
-                    self._engine.cancel(event.request)
+                    self._cancel_in_engine(event.request)
             chunks = self._outbox.setdefault(generation, [])
             assert isinstance(chunks, list)
             chunks.append(chunk)
@@ -278,13 +286,7 @@ class Runner:
 
     def _fail_all(self, error: Exception) -> None:
         for generation in self._open():
-            try:
-                self._cancel(generation)
-            except Exception:
-                logger.exception("the engine failed to cancel a request")
-                for number in generation._numbers:
-                    self._active.pop(number, None)
-                generation._numbers.clear()
+            self._cancel(generation)
             self._outbox[generation] = error
 
     def _send(self) -> None:
