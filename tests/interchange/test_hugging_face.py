@@ -103,6 +103,15 @@ def test_a_foreign_folder_is_left_alone(tmp_path: Path) -> None:
     assert (tmp_path / "out" / "letter.txt").read_text() == "mine"
 
 
+def test_a_model_is_not_exported_over_itself(run: Path, tmp_path: Path) -> None:
+    model = run / "checkpoints" / "step-00000005" / "model"
+    before = (model / "model.safetensors").read_bytes()
+    for name in (run, model):
+        with pytest.raises(InterchangeError, match="is the model itself"):
+            export_hugging_face(name, run / "best" / "model")
+    assert (model / "model.safetensors").read_bytes() == before
+
+
 def test_flags_of_another_format_are_wrong_usage(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as caught:
         main(["export", "elite-tiny", "--format", "hf", "--type", "q8_0", "--out", str(tmp_path / "out")])
@@ -114,6 +123,9 @@ def test_pushing_uploads_the_folder(monkeypatch: pytest.MonkeyPatch, tmp_path: P
     hub = pytest.importorskip("huggingface_hub")
     calls: list[tuple[str, dict[str, Any]]] = []
 
+    class Unreachable(Exception):
+        """What httpx raises without a connection is no OSError."""
+
     class Api:
         def create_repo(self, repository: str, **options: Any) -> str:
             calls.append(("create", {"repository": repository, **options}))
@@ -122,6 +134,8 @@ def test_pushing_uploads_the_folder(monkeypatch: pytest.MonkeyPatch, tmp_path: P
         def upload_folder(self, **options: Any) -> None:
             if options["repo_id"] == "me/full":
                 raise OSError("no space")
+            if options["repo_id"] == "me/far":
+                raise Unreachable("Name or service\nnot known")
             calls.append(("upload", options))
 
     monkeypatch.setattr(hub, "HfApi", Api)
@@ -130,5 +144,9 @@ def test_pushing_uploads_the_folder(monkeypatch: pytest.MonkeyPatch, tmp_path: P
     assert calls[1][1]["folder_path"] == str(tmp_path)
     with pytest.raises(InterchangeError, match="no space"):
         push_to_hub(tmp_path, "me/full")
+    with pytest.raises(InterchangeError, match=r"me/far: Name or service not known; .* is complete"):
+        push_to_hub(tmp_path, "me/far")
     with pytest.raises(InterchangeError, match="owner/name"):
         push_to_hub(tmp_path, "model")
+    assert main(["export", "elite-tiny", "--format", "hf", "--push", "model", "--out", str(tmp_path / "out")]) == 1
+    assert not (tmp_path / "out").exists()

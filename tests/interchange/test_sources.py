@@ -105,6 +105,14 @@ def test_an_adapter_becomes_a_model_for_transformers(name: str, folders: Callabl
         assert (loaded(IDS).logits[0] - expected).norm() < 2e-5 * expected.norm()
 
 
+@pytest.mark.parametrize("name", ["lora-elite", "lora-int8"])
+def test_an_adapter_is_quantised_with_its_base(name: str, folders: Callable[[str], Path], tmp_path: Path) -> None:
+    assert main(["quantize", str(folders(name)), "--scheme", "int8", "--out", str(tmp_path / "out")]) == 0
+    expected, found = logits(smidgen.load(folders(name))), logits(smidgen.load(tmp_path / "out"))
+    assert (found - expected).norm() < 0.03 * expected.norm()
+    assert smidgen.load_tokenizer(tmp_path / "out").chat_template == smidgen.load_tokenizer(folders(name)).chat_template
+
+
 @pytest.mark.torture
 @pytest.mark.parametrize("name", ["int4", "ternary", "lora-elite"])
 def test_onnx(name: str, folders: Callable[[str], Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -115,6 +123,15 @@ def test_onnx(name: str, folders: Callable[[str], Path], tmp_path: Path, capsys:
     # 8-bit inputs: a difference of 1e-7 now and then becomes one of a code.
     assert graph["logits_difference"] < (2e-2 if name == "ternary" else 1e-4)
     assert "quantization_config" not in json.loads((tmp_path / "out" / "config.json").read_text())
+
+
+def test_a_source_is_not_imported_over_itself(
+    folders: Callable[[str], Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = (folders("int8") / "model.safetensors").read_bytes()
+    assert main(["import", str(folders("int8")), "--out", str(folders("int8"))]) == 1
+    assert "is the source itself" in capsys.readouterr().err
+    assert (folders("int8") / "model.safetensors").read_bytes() == before
 
 
 @pytest.mark.parametrize("format", ["hf", "gguf", "onnx"])

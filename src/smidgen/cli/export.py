@@ -78,8 +78,10 @@ def _gguf(args: argparse.Namespace) -> dict[str, Any]:
 
 
 def _hugging_face(args: argparse.Namespace) -> dict[str, Any]:
-    from smidgen.interchange.hugging_face import export_hugging_face, push_to_hub
+    from smidgen.interchange.hugging_face import check_repository, export_hugging_face, push_to_hub
 
+    if args.push:
+        check_repository(args.push)
     report = export_hugging_face(args.model, args.out, args.dtype or "bf16")
     content: dict[str, Any] = {
         "format": "hf",

@@ -66,7 +66,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     from smidgen.evaluation.quantization import compare, model_size
-    from smidgen.folders import carry_settings, check_target, load, load_tokenizer, resolve, save
+    from smidgen.folders import carry_settings, check_target, load_tokenizer, resolve, save
+    from smidgen.interchange.source import load_merged
     from smidgen.quantization import quantize_by
     from smidgen.runtime.errors import ModelFolderError
     from smidgen.training.devices import resolve_device
@@ -78,7 +79,7 @@ def run(args: argparse.Namespace) -> int:
     if Path(args.out).resolve() == folder.resolve():
         raise ModelFolderError(f"--out {args.out}: is the model itself; name another folder")
     check_target(args.out)
-    model = load(args.model, device=resolve_device(args.device))
+    model = load_merged(args.model).to(resolve_device(args.device))
     quantization = _quantization(args, model.config)
     sample = _sample(args, model)
     batches = None if args.calibration is None else _windows(args, model, args.calibration, "train")

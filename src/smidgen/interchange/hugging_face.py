@@ -52,6 +52,8 @@ def export_hugging_face(model: str | Path, out: str | Path, dtype: str = "bf16")
     if target.is_file() or (target.is_dir() and any(target.iterdir()) and not (target / CONFIG).is_file()):
         raise InterchangeError(f"{out}: holds something else than a model; choose another folder")
     source = resolve(model).folder
+    if source is not None and target == source.resolve():
+        raise InterchangeError(f"{out}: is the model itself; name another folder")
     tokenizer = optional_tokenizer(model)
     is_quantized = source is not None and not is_adapter_folder(source) and _is_quantized(source)
     decoder = None if is_quantized else load_merged(model)
@@ -99,23 +101,31 @@ def export_hugging_face(model: str | Path, out: str | Path, dtype: str = "bf16")
 def push_to_hub(folder: str | Path, repository: str, private: bool = False) -> str:
     """Upload an exported folder to a repository of the hub, `owner/name`; returns its address.
 
-    Logging in is huggingface_hub's own matter (`hf auth login`). Raises InterchangeError when the hub refuses.
+    Logging in is huggingface_hub's own matter (`hf auth login`). Raises InterchangeError when the hub refuses or is not
+    reached; the folder stays.
     """
-    if repository.count("/") != 1 or not all(repository.split("/")):
-        raise InterchangeError(f"--push {repository}: name it owner/name")
+    check_repository(repository)
     try:
         from huggingface_hub import HfApi
-        from huggingface_hub.errors import HfHubHTTPError
     except ModuleNotFoundError:
         raise MissingDependencyError("huggingface_hub", "hf", "pushing to a hub") from None
     api = HfApi()
     try:
         address = api.create_repo(repository, private=private, exist_ok=True)
         api.upload_folder(repo_id=repository, folder_path=str(folder), commit_message="Export from Smidgen")
-    except (HfHubHTTPError, OSError, ValueError) as error:
-        reason = " ".join(str(error).split())[:200]
-        raise InterchangeError(f"--push {repository}: the hub refused: {reason}; log in with 'hf auth login'") from None
+    except Exception as error:  # of the hub, or of the library below it, which depends on its version
+        reason = " ".join(str(error).split())[:200] or type(error).__name__
+        raise InterchangeError(
+            f"--push {repository}: {reason}; {folder} is complete: log in (hf auth login) or see to the connection, "
+            "and export again"
+        ) from None
     return str(address)
+
+
+def check_repository(repository: str) -> None:
+    """Raise InterchangeError for what is no name of a repository."""
+    if repository.count("/") != 1 or not all(repository.split("/")):
+        raise InterchangeError(f"--push {repository}: name it owner/name")
 
 
 def _is_quantized(folder: Path) -> bool:

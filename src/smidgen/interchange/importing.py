@@ -6,7 +6,7 @@ import dataclasses
 import shutil
 from pathlib import Path
 
-from smidgen.folders import load_folder, save
+from smidgen.folders import check_target, load_folder, save
 from smidgen.folders.adapter import is_adapter_folder
 from smidgen.folders.end_tokens import end_tokens
 from smidgen.folders.model_folder import GENERATION_CONFIG
@@ -55,6 +55,9 @@ def import_model(
     source: str | Path, out: str | Path, tokenizer: str | Path | None = None, hints: Hints | None = None
 ) -> Imported:
     """Write what `read_model` reads as a model folder, which appears whole or not at all."""
+    if Path(out).resolve() == Path(source).resolve():
+        raise InterchangeError(f"{out}: is the source itself; name another folder")
+    check_target(out)
     found = read_model(source, tokenizer, hints)
 
     def finish(folder: Path) -> None:

@@ -52,7 +52,7 @@ def load_merged(model: str | Path) -> Decoder:
     except MergingError:
         raise InterchangeError(
             f"{model}: is an adapter on a base that rounds its weights or activations, so that no one weight has both; "
-            f"make a model of it that rounds the sum, 'smidgen merge --lora {model} --round --out DIR', and export that"
+            f"make a model of it that rounds the sum, 'smidgen merge --lora {model} --round --out DIR', and take that"
         ) from None
 
 
