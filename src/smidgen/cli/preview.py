@@ -24,7 +24,7 @@ def preview(config: Config, sources: list[str], count: int) -> None:
     from smidgen.data.conversations.reading import read_conversations
     from smidgen.data.documents import BadRecord
     from smidgen.runtime.chat_template import ChatTemplateError
-    from smidgen.runtime.errors import DataError
+    from smidgen.runtime.errors import DataError, TokenizerError
     from smidgen.tuning.run import base_tokenizer
 
     tokenizer = base_tokenizer(config)
@@ -32,10 +32,10 @@ def preview(config: Config, sources: list[str], count: int) -> None:
     for source in sources:
         for found in islice(read_conversations(source), count):
             if isinstance(found.value, BadRecord):
-                raise DataError(found.value.describe(found.where))
+                raise DataError(found.value.describe(found.source))
             try:
                 (tokens,) = encoded(encoder, found.value)
-            except ChatTemplateError as error:
+            except (ChatTemplateError, TokenizerError) as error:
                 raise DataError(f"{found.where}: {error}") from None
             learned = int(tokens.mask.sum())
             print(f"{found.where}: {len(tokens.ids)} tokens, {learned} of them learned")

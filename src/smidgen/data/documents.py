@@ -60,6 +60,9 @@ class BadRecord:
 EMPTY = "empty"
 """Kind of records whose text is empty: counted, but no mistake, so `--strict` lets them pass."""
 
+SURROGATE = "lone surrogate"
+"""Kind of records whose text no UTF-8 file can hold; JSON spells such characters all the same."""
+
 
 def text_record(value: Any, position: int, unit: RecordUnit = "line") -> Piece | BadRecord:
     """The document of a record whose text field holds `value`."""
@@ -70,17 +73,23 @@ def text_record(value: Any, position: int, unit: RecordUnit = "line") -> Piece |
         return BadRecord(
             "no string", f"the text is of type {type(value).__name__} ({shown}), no string", position, unit
         )
-    if not value.isascii():
-        try:
-            value.encode()
-        except UnicodeEncodeError as error:
-            code = ord(value[error.start])
-            return BadRecord(
-                "lone surrogate", f"holds a lone surrogate (\\u{code:04x}), which is no text", position, unit
-            )
+    fault = surrogate_fault(value)
+    if fault is not None:
+        return BadRecord(SURROGATE, fault, position, unit)
     if not value or value.isspace():
         return BadRecord(EMPTY, "the text is empty", position, unit)
     return Piece(value, separator="\n")
+
+
+def surrogate_fault(text: str) -> str | None:
+    """What to say of a text that UTF-8 cannot hold; None of one that it can."""
+    if text.isascii():
+        return None
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        return f"holds a lone surrogate (\\u{ord(text[error.start]):04x}), which is no text"
+    return None
 
 
 def excerpt(value: str | bytes) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import gzip
 import json
+from html import unescape
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +16,8 @@ from smidgen.data.conversations.folder import prepare_conversations
 from smidgen.data.conversations.masking import ChatEncoder
 from smidgen.data.conversations.reading import read_conversations
 from smidgen.data.conversations.schema import conversation_of
+from smidgen.data.documents import BadRecord
+from smidgen.data.report import write_report
 from smidgen.runtime.errors import DataError
 from smidgen.tokenization.byte_bpe import train_byte_bpe
 
@@ -72,6 +75,39 @@ def test_the_folder_holds_the_tokens_and_which_of_them_are_learned(tmp_path: Pat
     assert all(split.num_documents for split in splits)
     again = prepare_conversations([tmp_path / "chats.jsonl"], tmp_path / "out", TOKENIZER, val_fraction=0.2)
     assert again.already_prepared
+
+
+def test_records_that_cannot_be_used_end_nothing_and_are_told_with_their_place(tmp_path: Path) -> None:
+    path = tmp_path / "chats.jsonl"
+    bad = ["broken", '{"question": "\\ud800", "answer": "b"}', '{"question": "<|im_end|>", "answer": "b"}']
+    path.write_text("\n".join([*bad, as_lines()]))
+    made = prepare_conversations([path], tmp_path / "out", TOKENIZER)
+    assert (made.dataset.train.num_documents or 0) + (made.dataset.val.num_documents or 0) == len(RECORDS)
+    places = {kind: entry["examples"][0] for kind, entry in made.manifest.bad_input.items()}
+    assert {kind: (place["source"], place["position"]) for kind, place in places.items()} == {
+        "broken JSON": (str(path), 1),
+        "lone surrogate": (str(path), 2),
+        "template": (str(path), 3),
+    }
+    write_report(tmp_path / "report.html", tmp_path / "out")
+    assert f"{path}, line 3: messages[0] spells" in unescape((tmp_path / "report.html").read_text())
+    for line, text in enumerate(bad, 1):
+        path.write_text("\n" * (line - 1) + text)
+        with pytest.raises(DataError) as caught:
+            prepare_conversations([path], tmp_path / "strict", TOKENIZER, strict=True)
+        assert str(caught.value).startswith(f"{path}, line {line}: ")
+        assert str(caught.value).count("line") == 1 + ("a line of JSON Lines" in str(caught.value))
+
+
+def test_rows_of_csv_are_read_whatever_one_of_them_holds(tmp_path: Path) -> None:
+    path = tmp_path / "chats.csv"
+    long = "long " * 40_000
+    path.write_bytes(f"question,answer\na,{long}\n".encode() + b"a,\xff\n\na,b,c\n")
+    values = [found.value for found in read_conversations(str(path))]
+    assert values[0] == conversation_of({"question": "a", "answer": long})
+    assert isinstance(values[1], BadRecord)
+    assert (values[1].kind, values[1].position) == ("encoding", 3)
+    assert values[2:] == [conversation_of({"question": "a", "answer": "b"})]
 
 
 def test_storyworld_holds_out_members_of_its_own(tmp_path: Path) -> None:

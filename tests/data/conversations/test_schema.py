@@ -44,6 +44,11 @@ def test_alpacas_input_and_system() -> None:
         ({"messages": [{"role": "king", "content": "a"}]}, "unknown role"),
         ({"question": "a", "answer": " "}, "empty text"),
         ({"messages": 3}, "no messages"),
+        ({"messages": "[" * 100_000}, "no messages"),
+        ({"messages": [{"role": ["user"], "content": "a"}, ANSWERED]}, "unknown role"),
+        ({"messages": [{"from": {}, "value": "a"}, ANSWERED]}, "unknown role"),
+        ({"messages": [ASKED, {"role": "assistant", "content": "\ud800"}]}, "lone surrogate"),
+        ({"question": "a\udfff", "answer": "b"}, "lone surrogate"),
     ],
 )
 def test_what_is_no_conversation_is_refused_by_kind(record: dict[str, Any], kind: str) -> None:

@@ -33,15 +33,15 @@ from smidgen.data.conversations.schema import Messages, Preference
 from smidgen.data.dataset import TOKENIZER_FOLDER, Dataset
 from smidgen.data.documents import BadRecord
 from smidgen.data.manifest import Manifest, ShardRecord, SplitName, digest_of_request
+from smidgen.data.pipeline.results import BadInput, describe
 from smidgen.data.writing import check_replaceable, empty_folder, partial_folder, publish
 from smidgen.runtime.chat_template import ChatTemplateError
-from smidgen.runtime.errors import DataError
+from smidgen.runtime.errors import DataError, TokenizerError
 from smidgen.tokenization.base import BaseTokenizer
 
 logger = logging.getLogger(__name__)
 
 Kind = Literal["conversations", "preferences"]
-_EXAMPLES = 5
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,7 +114,7 @@ def prepare_conversations(
             splits=splits,
             sources=tuple(records),
             options=options,
-            bad_input={name: {"count": count, "examples": writer.examples[name]} for name, count in writer.bad.items()},
+            bad_input=writer.bad.to_json(),
         )
         tokenizer.save(folder / TOKENIZER_FOLDER)
         (folder / "dataset.json").write_text(manifest.to_json(), encoding="utf-8")
@@ -161,20 +161,20 @@ class _Writer:
         self.folder, self.strict = folder, strict
         self.encoder = ChatEncoder(tokenizer)
         self.dtype: Literal["uint16", "uint32"] = "uint16" if tokenizer.vocab_size <= 1 << 16 else "uint32"
-        self.bad: Counter[str] = Counter()
-        self.examples: dict[str, list[str]] = {}
+        self.bad = BadInput()
         self.trained: Counter[str] = Counter()
         self.splits = {name: _SplitFiles(folder, name, np.dtype(self.dtype)) for name in ("train", "val")}
 
     def add(self, found: Found, split: SplitName) -> None:
         """Write one conversation, or count why it cannot be."""
         if isinstance(found.value, BadRecord):
-            self._refuse(found.value.kind, found.value.describe(found.where))
+            self._refuse(found.value, found.source)
             return
         try:
             documents = encoded(self.encoder, found.value)
-        except ChatTemplateError as error:
-            self._refuse("template", f"{found.where}: {error}")
+        except (ChatTemplateError, TokenizerError) as error:
+            kind = "template" if isinstance(error, ChatTemplateError) else "tokenizer"
+            self._refuse(BadRecord(kind, str(error), found.position, found.unit), found.source)
             return
         for tokens in documents:
             self.trained[split] += int(tokens.mask.sum())
@@ -182,25 +182,22 @@ class _Writer:
 
     def finish(self) -> dict[SplitName, tuple[ShardRecord, ...]]:
         """Close the files; raises DataError where there is nothing to train on."""
-        for kind, count in self.bad.items():
-            logger.warning("%d records left out (%s), such as: %s", count, kind, self.examples[kind][0])
+        for kind, count in self.bad.counts.items():
+            logger.warning("%d records left out (%s), such as: %s", count, kind, describe(self.bad.examples[kind][0]))
         splits: dict[SplitName, tuple[ShardRecord, ...]] = {
             cast(SplitName, name): (files.finish(),) for name, files in self.splits.items()
         }
         if not splits["train"][0].documents:
-            first = next(iter(self.examples.values()), [""])[0]
-            raise DataError(f"no conversation to train on{': ' * bool(first)}{first}")
+            first = self.bad.first()
+            raise DataError("no conversation to train on" if first is None else f"no conversation to train on: {first}")
         if not splits["val"][0].documents:
             logger.warning("no conversation is held out: no validation loss; name some with --val-data")
         return splits
 
-    def _refuse(self, kind: str, message: str) -> None:
+    def _refuse(self, record: BadRecord, source: str) -> None:
         if self.strict:
-            raise DataError(message)
-        self.bad[kind] += 1
-        examples = self.examples.setdefault(kind, [])
-        if len(examples) < _EXAMPLES:
-            examples.append(message)
+            raise DataError(record.describe(source))
+        self.bad.add(record, source)
 
 
 @dataclass(slots=True)

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from smidgen.data.conversations.schema import Messages, Preference, UnusableRecord, conversation_of, preference_of
-from smidgen.data.documents import BadRecord
+from smidgen.data.documents import BadRecord, RecordUnit
 from smidgen.data.manifest import SourceRecord, SplitName, digest_of
 from smidgen.data.sources import STORYWORLD
 from smidgen.data.sources.base import digest_of_file
@@ -29,11 +29,18 @@ class Found:
     """A conversation, or what stood in its place."""
 
     source: str
+    """The file, or the generator."""
     value: Messages | Preference | BadRecord
-    where: str
-    """File and number, for messages."""
+    position: int
+    """Number of the record there, from 1."""
+    unit: RecordUnit
     split: SplitName | None = None
     """The split that a generator drew it for."""
+
+    @property
+    def where(self) -> str:
+        """Source and number, for messages."""
+        return f"{self.source}, {self.unit} {self.position}"
 
 
 def read_conversations(name: str, documents: int = DEFAULT_CHATS) -> Iterator[Found]:
@@ -63,7 +70,6 @@ def describe_source(name: str, documents: int = DEFAULT_CHATS) -> list[SourceRec
 
 def _read(name: str, convert: Callable[[Mapping[str, Any]], Messages | Preference]) -> Iterator[Found]:
     for source, number, unit, record in read_records(name):
-        where = f"{source}, {unit} {number}"
         value: Messages | Preference | BadRecord
         if isinstance(record, BadRecord):
             value = record
@@ -72,7 +78,7 @@ def _read(name: str, convert: Callable[[Mapping[str, Any]], Messages | Preferenc
                 value = convert(record)
             except UnusableRecord as error:
                 value = BadRecord(error.kind, str(error), number, unit)
-        yield Found(name, value, where)
+        yield Found(source, value, number, unit)
 
 
 def _storyworld(documents: int) -> Iterator[Found]:
@@ -82,7 +88,7 @@ def _storyworld(documents: int) -> Iterator[Found]:
     for split, count in counts:
         for number, document in enumerate(islice(generate(0, split, ["chats"]), count), 1):
             assert document.messages is not None
-            yield Found(STORYWORLD, tuple(document.messages), f"{STORYWORLD}, {split} {number}", split)
+            yield Found(STORYWORLD, tuple(document.messages), number, "row", split)
 
 
 def split_sources(names: Sequence[str | Path]) -> list[str]:

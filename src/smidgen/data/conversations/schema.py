@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from smidgen.data.documents import excerpt
+from smidgen.data.documents import SURROGATE, excerpt, surrogate_fault
 
 Message = Mapping[str, str]
 Messages = tuple[Message, ...]
@@ -103,7 +103,7 @@ def messages_of(value: Any, name: str) -> Messages:
     if isinstance(value, str):
         try:
             value = json.loads(value)
-        except ValueError:
+        except (ValueError, RecursionError):
             value = None
     if not isinstance(value, Sequence) or not value:
         raise UnusableRecord("no messages", f"{name} is no list of messages")
@@ -117,10 +117,11 @@ def _message(turn: Any, name: str) -> Message:
     content = turn.get("content", turn.get("value"))
     if isinstance(content, list) and all(isinstance(part, Mapping) and "text" in part for part in content):
         content = "".join(str(part["text"]) for part in content)
-    if role not in _ROLES:
+    if not isinstance(role, str) or role not in _ROLES:
         raise UnusableRecord("unknown role", f"{name}: role {role!r} is unknown; use system, user or assistant")
     if not isinstance(content, str):
         raise UnusableRecord("no text", f"{name}: the content is no text")
+    _refuse_surrogates(content, name)
     return {"role": _ROLES[role], "content": content}
 
 
@@ -154,7 +155,14 @@ def _text(record: Mapping[str, Any], name: str, optional: bool = False) -> str:
         raise UnusableRecord("no text", f"field '{name}' is no text ({excerpt(str(value))})")
     if not value.strip() and not optional:
         raise UnusableRecord("empty text", f"field '{name}' is empty")
+    _refuse_surrogates(value, f"field '{name}'")
     return value
+
+
+def _refuse_surrogates(text: str, name: str) -> None:
+    fault = surrogate_fault(text)
+    if fault is not None:
+        raise UnusableRecord(SURROGATE, f"{name} {fault}")
 
 
 def _names(record: Mapping[str, Any]) -> str:

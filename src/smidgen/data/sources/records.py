@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import io
 import json
 from collections.abc import Iterator
@@ -11,6 +10,7 @@ from typing import Any
 
 from smidgen.data.documents import BadRecord, RecordUnit, excerpt
 from smidgen.data.sources.base import cannot_be_read
+from smidgen.data.sources.delimited import is_escaped, not_utf8, read_rows
 from smidgen.data.sources.generated import HubSource
 from smidgen.data.sources.json_values import values_of
 from smidgen.data.sources.naming import find_files, format_of_file
@@ -53,13 +53,9 @@ def _of_file(path: Path) -> Iterator[tuple[int, RecordUnit, Record]]:
             elif file_format == "jsonl":
                 yield from _of_lines(stream)
             else:
-                text = io.TextIOWrapper(io.BufferedReader(stream), encoding="utf-8-sig", newline="")
-                for number, row in enumerate(csv.DictReader(text, delimiter="," if file_format == "csv" else "\t"), 1):
-                    yield number, "row", {key: value for key, value in row.items() if value}
+                yield from _of_rows(stream, "," if file_format == "csv" else "\t")
     except OSError as error:
         raise cannot_be_read(path, error) from None
-    except UnicodeDecodeError as error:
-        raise DataError(f"{path}: is no UTF-8 ({error.reason}); convert it with iconv") from None
     for fault in faults:
         yield 0, "line", fault
 
@@ -74,6 +70,21 @@ def _of_lines(stream: io.RawIOBase) -> Iterator[tuple[int, RecordUnit, Record]]:
                 yield number, "line", _object(json.loads(line), number, "line")
             except (ValueError, RecursionError) as error:
                 yield number, "line", broken_json(error, line, number)
+
+
+def _of_rows(stream: io.RawIOBase, delimiter: str) -> Iterator[tuple[int, RecordUnit, Record]]:
+    rows = read_rows(stream, delimiter)
+    first, header = next(rows, (1, []))
+    if isinstance(header, BadRecord):
+        yield first, "row", header
+        return
+    for number, row in rows:
+        if isinstance(row, BadRecord):
+            yield number, "row", row
+            continue
+        record = {name: value for name, value in zip(header, row, strict=False) if value}
+        escaped = next((name for name, value in record.items() if is_escaped(value)), None)
+        yield number, "row", record if escaped is None else not_utf8(escaped, number)
 
 
 def _of_parquet(path: Path) -> Iterator[tuple[int, RecordUnit, Record]]:
