@@ -12,8 +12,10 @@ import torch
 
 import smidgen
 from smidgen.cli.main import main
+from smidgen.config import Quantization
 from smidgen.folders.run import Retention, RunFolder
 from smidgen.interchange.hugging_face import export_hugging_face, push_to_hub
+from smidgen.quantization import quantize
 from smidgen.runtime.errors import InterchangeError
 from smidgen.tokenization import train_tokenizer
 
@@ -71,7 +73,66 @@ def test_the_card_states_what_was_measured(run: Path, tmp_path: Path, capsys: py
 def test_a_model_without_a_run_has_no_numbers(randomized_decoder: Callable[..., Any], tmp_path: Path) -> None:
     smidgen.save(randomized_decoder("elite-tiny", SMALL), tmp_path / "model")
     export_hugging_face(tmp_path / "model", tmp_path / "out")
-    assert "recorded no validation" in (tmp_path / "out" / "README.md").read_text()
+    assert "No validation was recorded" in (tmp_path / "out" / "README.md").read_text()
+
+
+def test_the_card_of_a_quantised_model_states_what_was_lost(
+    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "story.txt").write_text(TEXTS[0] * 8)
+    options = ["--scheme", "int4", "--asymmetric", "--out", str(tmp_path / "int4")]
+    assert main(["quantize", str(run), *options, "--text", str(tmp_path / "story.txt"), "--json"]) == 0
+    figures = json.loads(capsys.readouterr().out)
+    export_hugging_face(tmp_path / "int4", tmp_path / "out")
+    card = (tmp_path / "out" / "README.md").read_text()
+    for name in ("perplexity_before", "perplexity"):
+        assert f"{figures[name]:.3f}" in card
+    for text in (
+        f"{figures['bits_per_byte']:.4f}",
+        f"{figures['greedy_agreement']:.2%}",
+        "`story.txt`",
+        "quantized: int4 in groups of 32, with zero points; embedding bf16, head bf16",
+        "CompressedTensorsConfig(dequantize=True)",
+    ):
+        assert text in card, card
+    # Quantised anew without a measurement, the old figures are gone.
+    assert main(["quantize", str(run), *options]) == 0
+    export_hugging_face(tmp_path / "int4", tmp_path / "out")
+    assert "No validation was recorded" in (tmp_path / "out" / "README.md").read_text()
+
+
+@pytest.mark.parametrize(
+    ("scheme", "vocabulary", "tied", "loads"),
+    [
+        ("int8", "bf16", True, True),
+        ("int8", "int8", True, False),
+        ("int8", "int8", False, True),
+        ("int8", "int4", False, False),
+        ("fp8_block", "bf16", True, True),
+        ("fp8_block", "int4", True, False),
+    ],
+)
+def test_the_card_names_transformers_where_it_computes_the_same(
+    scheme: str, vocabulary: str, tied: bool, loads: bool, tmp_path: Path
+) -> None:
+    transformers = pytest.importorskip("transformers")
+    model = smidgen.build("elite-tiny", SMALL | {"model.tie_word_embeddings": tied})
+    quantization = {"scheme": scheme, "head": vocabulary, "embedding": vocabulary}
+    smidgen.save(quantize(model, Quantization.model_validate(quantization)), tmp_path / "model")
+    export_hugging_face(tmp_path / "model", tmp_path / "out")
+    card = (tmp_path / "out" / "README.md").read_text()
+    assert ("library_name: transformers" in card) == loads
+    assert ("smidgen generate out" in card) != loads
+    ids = torch.arange(20)[None]
+    expected = smidgen.load(tmp_path / "out")(ids)
+    try:
+        peer = transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "out", dtype=torch.float32).eval()
+        with torch.no_grad():
+            found = torch.nn.Module.float(peer)(ids).logits
+        is_right = bool((found - expected).norm() < 1e-3 * expected.norm())
+    except (RuntimeError, AttributeError):
+        is_right = False
+    assert is_right == loads
 
 
 def test_tinylm_carries_its_modelling_files(tmp_path: Path) -> None:

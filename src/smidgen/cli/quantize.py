@@ -67,6 +67,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     from smidgen.evaluation.quantization import compare, model_size
     from smidgen.folders import carry_settings, check_target, load_tokenizer, resolve, save
+    from smidgen.folders.atomic import write_text
+    from smidgen.folders.model_folder import QUANTIZATION_REPORT
     from smidgen.interchange.source import load_merged
     from smidgen.quantization import quantize_by
     from smidgen.runtime.errors import ModelFolderError
@@ -91,8 +93,12 @@ def run(args: argparse.Namespace) -> int:
     save(quantized, args.out, tokenizer, carry_settings(folder))
     comparison = None if sample is None else compare(model, quantized, *sample)
     sizes = (model_size(model), model_size(quantized)) if comparison is None else None
+    figures = _figures(args, quantization, comparison, sizes)
+    if comparison is not None:
+        # The model's card is made of it.
+        write_text(Path(args.out) / QUANTIZATION_REPORT, json.dumps(figures, indent=2) + "\n")
     if args.json:
-        json.dump(_figures(args, quantization, comparison, sizes), sys.stdout, indent=2)
+        json.dump(figures, sys.stdout, indent=2)
         print()
     else:
         _print(args, comparison, sizes)
@@ -212,6 +218,8 @@ def _figures(args: argparse.Namespace, quantization: Quantization, comparison: C
     }
     if comparison is not None:
         figures |= {
+            "measured_on": Path(args.data or args.text).name,
+            "measured_tokens": comparison.quality.tokens,
             "perplexity": comparison.quality.perplexity,
             "perplexity_before": comparison.quality_before.perplexity,
             "perplexity_change": comparison.perplexity_change,

@@ -28,8 +28,10 @@ CONFIG = "config.json"
 GENERATION_CONFIG = "generation_config.json"
 CHAT_TEMPLATE = "chat_template.jinja"
 SECTION = "smidgen.yaml"
+QUANTIZATION_REPORT = "quantization.json"
+"""What `smidgen quantize` measured of a model beside the one that it was made from."""
 _TOKEN_IDS = ("bos_token_id", "eos_token_id", "pad_token_id")
-_REPLACED = {CONFIG, SECTION, "model.safetensors.index.json", *REMOTE_FILES}
+_REPLACED = {CONFIG, SECTION, QUANTIZATION_REPORT, "model.safetensors.index.json", *REMOTE_FILES}
 """What an old model leaves behind when a new one is saved over it; weights are recognised by their suffix."""
 
 

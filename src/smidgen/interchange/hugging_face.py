@@ -16,7 +16,7 @@ from smidgen.folders.atomic import publish_folder
 from smidgen.folders.end_tokens import end_tokens
 from smidgen.folders.model_folder import CONFIG, GENERATION_CONFIG, read_model_config
 from smidgen.folders.weights import WEIGHTS
-from smidgen.interchange.measurements import measurements_of
+from smidgen.interchange.measurements import measurements_of, quantization_loss_of
 from smidgen.interchange.model_card import model_card
 from smidgen.interchange.source import load_merged, optional_tokenizer, update_json, write_ends
 from smidgen.runtime.errors import InterchangeError, MissingDependencyError
@@ -89,6 +89,7 @@ def export_hugging_face(model: str | Path, out: str | Path, dtype: str = "bf16")
                 size=size,
                 tokenizer=tokenizer,
                 measurements=measurements_of(model),
+                loss=quantization_loss_of(model),
             ),
             encoding="utf-8",
         )

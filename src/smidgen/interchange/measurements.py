@@ -8,6 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from smidgen.folders import resolve
+from smidgen.folders.model_folder import QUANTIZATION_REPORT
+from smidgen.runtime.fields import Fields, read_json
 
 
 @dataclass(frozen=True)
@@ -21,6 +23,37 @@ class Measurements:
     """Validation loss, nats a token."""
     perplexity: float | None = None
     bits_per_byte: float | None = None
+
+
+@dataclass(frozen=True)
+class QuantizationLoss:
+    """What `smidgen quantize` measured: before and after; None where it could not be measured."""
+
+    text: str
+    """The name of what it was measured on."""
+    tokens: int
+    perplexity: tuple[float, float]
+    bits_per_byte: tuple[float, float] | None
+    agreement: float
+    """Part of the positions where both have the same most probable next token."""
+
+
+def quantization_loss_of(model: str | Path) -> QuantizationLoss | None:
+    """What was lost when the model that MODEL names was quantised; None where nobody measured it."""
+    folder = resolve(model).folder
+    if folder is None or not (folder / QUANTIZATION_REPORT).is_file():
+        return None
+    fields = Fields(read_json(folder / QUANTIZATION_REPORT), str(folder / QUANTIZATION_REPORT))
+    bits = None
+    if fields.values.get("bits_per_byte") is not None:
+        bits = fields.number("bits_per_byte_before"), fields.number("bits_per_byte")
+    return QuantizationLoss(
+        text=fields.text("measured_on"),
+        tokens=fields.integer("measured_tokens"),
+        perplexity=(fields.number("perplexity_before"), fields.number("perplexity")),
+        bits_per_byte=bits,
+        agreement=fields.number("greedy_agreement"),
+    )
 
 
 def measurements_of(model: str | Path) -> Measurements | None:

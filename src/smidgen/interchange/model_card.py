@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from smidgen.config import LatentAttention, ModelConfig
-from smidgen.interchange.measurements import Measurements
+from smidgen.interchange.measurements import Measurements, QuantizationLoss
 from smidgen.runtime.protocols import Tokenizer
 
 
@@ -18,18 +18,20 @@ def model_card(
     size: int,
     tokenizer: Tokenizer | None,
     measurements: Measurements | None,
+    loss: QuantizationLoss | None = None,
 ) -> str:
-    """The text of README.md, with the front matter that the hub reads."""
+    """The text of README.md, with the front matter that the hub reads. `loss`: what a quantised model lost."""
     has_chat = tokenizer is not None and tokenizer.chat_template is not None
     tags = ["smidgen", config.attention.kind.replace("_", "-"), *(["conversational"] if has_chat else [])]
-    lines = ["---", "library_name: transformers", "pipeline_tag: text-generation", "tags:"]
+    library = "transformers" if loads_in_transformers(config) else "smidgen"
+    lines = ["---", f"library_name: {library}", "pipeline_tag: text-generation", "tags:"]
     lines += [f"- {tag}" for tag in tags]
     lines += ["---", "", f"# {name}", "", f"A decoder-only language model of {parameters:,} parameters.", ""]
     lines += ["| | |", "|---|---|", *(f"| {key} | {value} |" for key, value in _facts(config, class_name, dtype, size))]
     if tokenizer is not None:
         lines.append(f"| tokenizer | {tokenizer.vocab_size:,} ids |")
-    lines += ["", "## Measured", "", *_measured(measurements)]
-    lines += ["", "## Use", "", "```python", *_usage(name, needs_trust, tokenizer is not None), "```"]
+    lines += ["", "## Measured", "", *(_measured(measurements) if loss is None else _lost(loss))]
+    lines += ["", "## Use", "", *_usage(name, config, needs_trust, tokenizer is not None)]
     if has_chat:
         lines += ["", "The tokenizer has a chat template: `tokenizer.apply_chat_template(messages)` writes a chat."]
     if needs_trust:
@@ -54,13 +56,27 @@ def _facts(config: ModelConfig, class_name: str, dtype: str, size: int) -> list[
         ("feed-forward", f"{config.feed_forward.intermediate_size}, {config.feed_forward.activation}"),
         ("context", f"{config.max_seq_len:,} tokens"),
         ("vocabulary", f"{config.vocab_size:,}"),
-        ("weights", f"{dtype}, {size / 1e6:,.1f} MB"),
+        ("weights", f"{_stored(config, dtype)}, {size / 1e6:,.1f} MB"),
     ]
+
+
+def _stored(config: ModelConfig, dtype: str) -> str:
+    """How the weights are stored, for people."""
+    quantization = config.quantization
+    if quantization is None:
+        return dtype
+    scheme: str = quantization.scheme
+    if scheme == "int4":
+        symmetry = "" if quantization.symmetric else ", with zero points"
+        scheme += f" in groups of {quantization.group_size}{symmetry}"
+    if quantization.activation_bits == 8:
+        scheme += ", inputs rounded to 8 bits"
+    return f"quantized: {scheme}; embedding {quantization.embedding}, head {quantization.head}"
 
 
 def _measured(measurements: Measurements | None) -> list[str]:
     if measurements is None or measurements.loss is None:
-        return ["The run that made this model recorded no validation."]
+        return ["No validation was recorded with this model."]
     rows = [("validation loss", f"{measurements.loss:.4f} nats a token")]
     if measurements.perplexity is not None:
         rows.append(("perplexity", f"{measurements.perplexity:.2f}"))
@@ -78,14 +94,51 @@ def _measured(measurements: Measurements | None) -> list[str]:
     ]
 
 
-def _usage(name: str, needs_trust: bool, has_tokenizer: bool) -> list[str]:
-    trust = ", trust_remote_code=True" if needs_trust else ""
-    lines = ["from transformers import AutoModelForCausalLM, AutoTokenizer", ""]
-    lines.append(f'model = AutoModelForCausalLM.from_pretrained("{name}"{trust})')
+def _lost(loss: QuantizationLoss) -> list[str]:
+    before, after = loss.perplexity
+    rows = [("perplexity", f"{before:.3f}", f"{after:.3f} ({after / before - 1:+.2%})")]
+    if loss.bits_per_byte is not None:
+        before, after = loss.bits_per_byte
+        rows.append(("bits per byte", f"{before:.4f}", f"{after:.4f} ({after - before:+.4f})"))
+    rows.append(("same most probable token", "", f"{loss.agreement:.2%}"))
+    return [
+        f"Beside the model that it was made from, on {loss.tokens:,} tokens of `{loss.text}`:",
+        "",
+        "| | before | quantised |",
+        "|---|---|---|",
+        *(f"| {' | '.join(row)} |" for row in rows),
+    ]
+
+
+def loads_in_transformers(config: ModelConfig) -> bool:
+    """Whether transformers has a layer for each matrix of a model; see docs/quantization.md."""
+    quantization = config.quantization
+    if quantization is None or quantization.head == quantization.embedding == "bf16":
+        return True
+    if quantization.scheme in ("ternary", "fp8_block") or "int4" in (quantization.embedding, quantization.head):
+        return False
+    return not config.tie_word_embeddings and (quantization.scheme != "int4" or quantization.symmetric)
+
+
+def _usage(name: str, config: ModelConfig, needs_trust: bool, has_tokenizer: bool) -> list[str]:
+    if not loads_in_transformers(config):
+        reason = "transformers has no layer for its embedding and head as they are stored; Smidgen does:"
+        return [reason, "", "```sh", f'smidgen generate {name} "Once upon a time"', "```"]
+    classes, options, lines = ["AutoModelForCausalLM", "AutoTokenizer"], "", []
+    quantization = config.quantization
+    if needs_trust:
+        options += ", trust_remote_code=True"
+    if quantization is not None and quantization.scheme in ("int8", "int4", "fp8_tensor"):
+        lines = ["It needs `pip install compressed-tensors`.", ""]
+        if quantization.scheme == "int4" and not quantization.symmetric:
+            classes.append("CompressedTensorsConfig")
+            options += ", quantization_config=CompressedTensorsConfig(dequantize=True)"
+    lines += ["```python", f"from transformers import {', '.join(classes)}", ""]
+    lines.append(f'model = AutoModelForCausalLM.from_pretrained("{name}"{options})')
     if has_tokenizer:
         lines += [
             f'tokenizer = AutoTokenizer.from_pretrained("{name}")',
             'inputs = tokenizer("Once upon a time", return_tensors="pt")',
             "print(tokenizer.decode(model.generate(**inputs, max_new_tokens=50)[0]))",
         ]
-    return lines
+    return [*lines, "```"]
