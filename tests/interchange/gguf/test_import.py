@@ -15,8 +15,9 @@ import torch
 import smidgen
 from smidgen.cli.main import main
 from smidgen.interchange.gguf.export import export_gguf
-from smidgen.interchange.gguf.importing import import_gguf
+from smidgen.interchange.gguf.importing import import_gguf, read_config
 from smidgen.interchange.gguf.reader import _BLOCKS, open_gguf
+from smidgen.interchange.gguf.vocabulary_import import tokenizer_of
 from smidgen.interchange.importing import import_model
 from smidgen.model import Decoder
 from smidgen.runtime.errors import InterchangeError, SmidgenError
@@ -224,3 +225,66 @@ def test_any_error_of_the_command_is_one_line(tmp_path: Path, capsys: pytest.Cap
     arguments: list[Any] = ["import", str(path), "--out", str(tmp_path / "out")]
     assert main(arguments) == 1
     assert capsys.readouterr().err.count("\n") == 1
+
+
+def _vocabulary_file(path: Path, **changes: Any) -> Path:
+    """A file of a tokenizer alone; `changes`: what to write in the place of a right value."""
+    right = {
+        "model": "llama",
+        "tokens": ["<unk>", "<s>", "</s>", *(f"<0x{byte:02X}>" for byte in range(256)), "a", "▁"],
+        "token_type": [2, 3, 3, *[6] * 256, 1, 1],
+        "scores": [0.0] * 261,
+        "bos_token_id": 1,
+        "eos_token_id": 2,
+        "unknown_token_id": 0,
+        **changes,
+    }
+    writer = gguf.GGUFWriter(path, "llama")
+    adders = {int: writer.add_uint32, str: writer.add_string, list: writer.add_array, float: writer.add_float32}
+    for name, value in right.items():
+        adders[type(value)](f"tokenizer.ggml.{name}", value)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_ti_data_to_file()
+    writer.close()
+    return path
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"unknown_token_id": 261}, "unknown_token_id = 261"),
+        ({"unknown_token_id": "zero"}, "unknown_token_id = zero"),
+        ({"tokens": [1] * 261}, "tokenizer.ggml.tokens: texts are needed"),
+        ({"scores": ["0"] * 261}, "tokenizer.ggml.scores: numbers are needed"),
+        ({"token_type": [1.5] * 261}, "token_type"),
+        ({"model": "gpt2", "pre": "gpt-2", "merges": [1, 2]}, "tokenizer.ggml.merges: texts are needed"),
+    ],
+)
+def test_a_hostile_vocabulary_is_refused_in_one_line(tmp_path: Path, changes: dict[str, Any], message: str) -> None:
+    with open_gguf(_vocabulary_file(tmp_path / "right.gguf")) as file:
+        right = tokenizer_of(file)
+    assert right is not None
+    assert right.decode(right.encode("a")) == "a"
+    path = _vocabulary_file(tmp_path / "wrong.gguf", **changes)
+    with open_gguf(path) as file, pytest.raises(InterchangeError, match=message) as caught:
+        tokenizer_of(file)
+    assert str(caught.value).startswith(f"{path}: ")
+    assert "\n" not in str(caught.value)
+
+
+def test_layers_that_the_file_cannot_hold_are_refused_before_they_are_counted_out(tmp_path: Path) -> None:
+    path = tmp_path / "deep.gguf"
+    writer = gguf.GGUFWriter(path, "gemma3")
+    numbers = {"block_count": 1 << 31, "embedding_length": 8, "attention.head_count": 1, "context_length": 8}
+    numbers |= {"feed_forward_length": 8, "attention.sliding_window": 4, "attention.sliding_window_pattern": 6}
+    for name, value in numbers.items():
+        writer.add_uint32(f"gemma3.{name}", value)
+    writer.add_float32("gemma3.attention.layer_norm_rms_epsilon", 1e-6)
+    writer.add_tensor("token_embd.weight", np.zeros((4, 8), np.float32))
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    with open_gguf(path) as file, pytest.raises(InterchangeError, match="block_count = 2147483648: the file has 1 "):
+        read_config(file)

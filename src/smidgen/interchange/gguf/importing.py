@@ -56,13 +56,13 @@ def read_config(file: GgufFile) -> tuple[GgufArchitecture, ModelConfig]:
     embedding = file.tensors.get("token_embd.weight")
     if embedding is None or len(embedding.shape) != 2:
         raise InterchangeError(f"{file.path}: tensor 'token_embd.weight' is missing; Smidgen reads whole models")
+    if fields.integer("block_count") > len(file.tensors):
+        fields.refuse("block_count", f"the file has {len(file.tensors)} tensors in all")
     tree = {
         "vocab_size": embedding.shape[0],
         "tie_word_embeddings": "output.weight" not in file.tensors,
         **architecture.read(fields),
     }
-    if tree["num_layers"] > len(file.tensors):
-        fields.refuse("block_count", f"the file has {len(file.tensors)} tensors in all")
     try:
         return architecture, validate(ModelConfig, tree)
     except ConfigError as error:

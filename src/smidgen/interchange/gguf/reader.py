@@ -100,6 +100,21 @@ class GgufFile:
             return [self._string(key) for _ in range(value.count)]
         return self._numbers(value).tolist()
 
+    def texts(self, key: str) -> list[str] | None:
+        """The array of a key, which must be one of strings; None where it is missing."""
+        return self._array_of(key, str, "texts")
+
+    def numbers(self, key: str) -> list[float] | None:
+        """The array of a key, which must be one of numbers; None where it is missing."""
+        return self._array_of(key, (int, float), "numbers")
+
+    def _array_of(self, key: str, kind: Any, name: str) -> list[Any] | None:
+        values = self.array(key)
+        # All values of an array are of one type.
+        if values and not isinstance(values[0], kind):
+            self._refuse(f"{key}: {name} are needed; convert the model again")
+        return values
+
     def metadata(self) -> Mapping[str, Any]:
         """Every key that holds one value, and short arrays as lists."""
         short = {key: self.array(key) for key, value in self.values.items() if self._is_short(value)}

@@ -18,6 +18,8 @@ from smidgen.tokenization import load_tokenizer
 from smidgen.tokenization.byte_bpe_files import document_of
 
 _SPECIAL = (TokenType.CONTROL, TokenType.UNKNOWN)
+_NAMED = ("bos", "eos", "padding")
+"""Roles whose tokens tokenizer_config.json names."""
 
 
 def tokenizer_of(file: GgufFile) -> Tokenizer | None:
@@ -27,10 +29,10 @@ def tokenizer_of(file: GgufFile) -> Tokenizer | None:
         return None
     if kind not in ("gpt2", "llama"):
         raise InterchangeError(f"{file.path}: tokenizer.ggml.model = {kind!r}: Smidgen reads gpt2 and llama")
-    tokens = file.array("tokenizer.ggml.tokens")
+    tokens = file.texts("tokenizer.ggml.tokens")
     if not tokens:
         raise InterchangeError(f"{file.path}: tokenizer.ggml.tokens is missing; convert the model again")
-    types = file.array("tokenizer.ggml.token_type") or [TokenType.NORMAL] * len(tokens)
+    types = file.numbers("tokenizer.ggml.token_type") or [TokenType.NORMAL] * len(tokens)
     if len(types) != len(tokens):
         raise InterchangeError(
             f"{file.path}: tokenizer.ggml.token_type has {len(types)} entries for {len(tokens)} tokens"
@@ -39,7 +41,7 @@ def tokenizer_of(file: GgufFile) -> Tokenizer | None:
         raise InterchangeError(
             f"{file.path}: tokenizer.ggml.token_type: types 1 to 6 are known; convert the model again"
         )
-    named = {role: _token(file, role, tokens) for role in ("bos", "eos", "padding")}
+    named = {role: None if (number := _id_of(file, role, tokens)) is None else tokens[number] for role in _NAMED}
     config: dict[str, Any] = {
         "tokenizer_class": "PreTrainedTokenizerFast",
         "bos_token": named["bos"],
@@ -62,13 +64,12 @@ def tokenizer_of(file: GgufFile) -> Tokenizer | None:
         return load_tokenizer(folder)
 
 
-def _token(file: GgufFile, role: str, tokens: Sequence[str]) -> str | None:
+def _id_of(file: GgufFile, role: str, tokens: Sequence[str]) -> int | None:
+    """The id that the file names for a role (`bos`, `unknown`, …)."""
     number = file.values.get(f"tokenizer.ggml.{role}_token_id")
-    if number is None:
-        return None
-    if not isinstance(number, int) or not 0 <= number < len(tokens):
+    if number is not None and (not isinstance(number, int) or not 0 <= number < len(tokens)):
         raise InterchangeError(f"{file.path}: tokenizer.ggml.{role}_token_id = {number}: no id of {len(tokens)} tokens")
-    return tokens[number]
+    return number
 
 
 def _byte_level(file: GgufFile, tokens: Sequence[str], types: Sequence[int]) -> dict[str, Any]:
@@ -79,7 +80,7 @@ def _byte_level(file: GgufFile, tokens: Sequence[str], types: Sequence[int]) -> 
             f"{file.path}: tokenizer.ggml.pre = {name!r}: Smidgen knows gpt-2, smollm, llama-bpe, qwen2"
         )
     merges = []
-    for merge in file.array("tokenizer.ggml.merges") or ():
+    for merge in file.texts("tokenizer.ggml.merges") or ():
         left, _, right = merge.partition(" ")
         merges.append((left, right))
     vocabulary, special, defined = {}, {}, []
@@ -104,7 +105,7 @@ def _byte_level(file: GgufFile, tokens: Sequence[str], types: Sequence[int]) -> 
 
 def _sentencepiece(file: GgufFile, tokens: Sequence[str], types: Sequence[int]) -> bytes:
     """The `tokenizer.model` of these pieces. Field numbers are those of sentencepiece_model.proto."""
-    scores = file.array("tokenizer.ggml.scores")
+    scores = file.numbers("tokenizer.ggml.scores")
     if scores is None or len(scores) != len(tokens):
         raise InterchangeError(f"{file.path}: tokenizer.ggml.scores: one for each of {len(tokens)} tokens is needed")
     last = max((number for number, kind in enumerate(types) if kind != TokenType.UNUSED), default=-1)
@@ -112,7 +113,7 @@ def _sentencepiece(file: GgufFile, tokens: Sequence[str], types: Sequence[int]) 
         _message(1, _message(1, token.encode()) + b"\x15" + struct.pack("<f", score) + _integer(3, kind))
         for token, score, kind in zip(tokens[: last + 1], scores, types, strict=False)
     ]
-    ids = [file.values.get(f"tokenizer.ggml.{role}_token_id") for role in ("unknown", "bos", "eos", "padding")]
+    ids = [_id_of(file, role, tokens) for role in ("unknown", *_NAMED)]
     if ids[0] is None:
         ids[0] = next((number for number, kind in enumerate(types) if kind == TokenType.UNKNOWN), None)
     roles = b""
