@@ -170,7 +170,16 @@ def test_commands(folder: Path, chat: Callable[..., tuple[int, str, str]], tmp_p
         "/params max_new_tokens 2",
     ]
     status, out, err = chat(
-        [*lines, f"/load {saved}", "A cat?", f"/save {saved}", "/params temprature 1", "/params top_k=7", "/hlep"]
+        [
+            *lines,
+            f"/load {saved}",
+            "A cat?",
+            f"/save {saved}",
+            "/params temprature 1",
+            "/params top_k=7",
+            "/params stop_token_ids 5 x",
+            "/hlep",
+        ]
     )
     first = answer(folder, "What is a dog?")
     assert status == 0
@@ -188,6 +197,7 @@ def test_commands(folder: Path, chat: Callable[..., tuple[int, str, str]], tmp_p
     assert "saved 2 messages" in err
     assert "took back: What is a dog?" in err
     assert "top_k = 7" in err
+    assert "stop_token_ids = 5 x: use a number" in err
     assert "/hlep: there is no such command" in err
     assert "is there already" in err
     assert "temprature: give one of max_new_tokens" in err

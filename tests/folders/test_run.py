@@ -157,8 +157,9 @@ def test_leftovers_of_a_killed_process_are_cleared(tmp_path: Path) -> None:
     run = RunFolder(tmp_path / "run")
     for name in (".writing-step-00000001", ".removed-step-00000002"):
         (run.checkpoints_path / name / "model").mkdir(parents=True)
+    (run.checkpoints_path / ".DS_Store").touch()  # what a file manager leaves is not ours
     with run.locked():
-        assert list(run.checkpoints_path.iterdir()) == []
+        assert [path.name for path in run.checkpoints_path.iterdir()] == [".DS_Store"]
 
 
 def test_a_run_without_checkpoints_has_none(tmp_path: Path) -> None:

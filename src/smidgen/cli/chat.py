@@ -291,8 +291,8 @@ class Chat:
 
 def _value(name: str, text: str, present: Any) -> Any:
     """A parameter's value from text, of the type that the field has."""
-    if name in ("stop", "stop_token_ids"):
-        return (text,) if name == "stop" else tuple(int(part) for part in text.split() if part.isdigit())
+    if name == "stop":
+        return (text,)
     if isinstance(present, bool):
         if text not in ("true", "false"):
             raise ChatError(f"{name} = {text}: use true or false")
@@ -301,9 +301,11 @@ def _value(name: str, text: str, present: Any) -> Any:
         return None
     if isinstance(present, str):
         return text
-    if isinstance(present, tuple):
+    if isinstance(present, tuple) and name != "stop_token_ids":
         raise ChatError(f"{name}: set it when starting, with --{name.replace('_', '-')}")
     try:
+        if name == "stop_token_ids":
+            return tuple(map(int, text.split()))
         return float(text) if isinstance(present, float) else int(text)
     except ValueError:
         raise ChatError(f"{name} = {text}: use a number") from None

@@ -108,8 +108,8 @@ def _open_torch(
 ) -> tuple[Engine, Tokenizer]:
     import torch
 
-    from smidgen.folders import load, load_tokenizer, resolve
-    from smidgen.folders.end_tokens import end_tokens
+    from smidgen.folders import load, load_tokenizer
+    from smidgen.folders.end_tokens import end_tokens_of
     from smidgen.inference import TorchEngine
     from smidgen.kernels.bf16 import multiplies_bf16_fast
     from smidgen.training.devices import resolve_device
@@ -126,8 +126,7 @@ def _open_torch(
     elif precision == "bf16" and not is_fast:
         logger.warning("%s has no instructions for bf16: fp32 reads prompts faster (--precision auto chooses)", device)
     apply_precision(decoder, precision, device)
-    folder = resolve(model).folder
-    ends = () if folder is None else end_tokens(folder, tokenizer)
+    ends = end_tokens_of(model, tokenizer)
     return TorchEngine(decoder, ends, max_batch_size, max_seq_len, speculate=speculate), tokenizer
 
 

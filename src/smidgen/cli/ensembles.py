@@ -17,8 +17,8 @@ def open_ensemble(args: argparse.Namespace, max_batch_size: int) -> tuple[Engine
         raise SmidgenError(f"--engine {args.engine}: --ensemble runs on the torch engine; use that")
     import torch
 
-    from smidgen.folders import load, load_tokenizer, resolve
-    from smidgen.folders.end_tokens import end_tokens
+    from smidgen.folders import load, load_tokenizer
+    from smidgen.folders.end_tokens import end_tokens_of
     from smidgen.inference.ensemble import EnsembleEngine
     from smidgen.training.devices import resolve_device
     from smidgen.training.precision import apply_precision
@@ -32,6 +32,4 @@ def open_ensemble(args: argparse.Namespace, max_batch_size: int) -> tuple[Engine
         member = load(name, device=device)
         apply_precision(member, args.precision, device)
         members.append(member)
-    folder = resolve(args.model).folder
-    ends = () if folder is None else end_tokens(folder, tokenizer)
-    return EnsembleEngine(members, ends, max_batch_size), tokenizer
+    return EnsembleEngine(members, end_tokens_of(args.model, tokenizer), max_batch_size), tokenizer

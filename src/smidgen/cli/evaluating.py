@@ -69,12 +69,10 @@ class Opened:
         """What writes answers."""
         if self.args.engine == "edge":
             return self._edge[0]
-        from smidgen.folders import resolve
-        from smidgen.folders.end_tokens import end_tokens
+        from smidgen.folders.end_tokens import end_tokens_of
         from smidgen.inference import TorchEngine
 
-        folder = resolve(self.name).folder
-        ends = () if folder is None else end_tokens(folder, self.tokenizer)
+        ends = end_tokens_of(self.name, self.tokenizer)
         # A cache for the longest context of a large model would not fit; no question needs more than this.
         room = min(self.decoder.config.max_seq_len, 2048)
         return TorchEngine(self.decoder, ends, max_batch_size=self.args.batch_size, max_seq_len=room)

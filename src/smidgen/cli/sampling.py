@@ -1,16 +1,12 @@
-"""What the commands that let a model write share: their flags, and the model with its tokenizer and end tokens."""
+"""The sampling flags that the commands share which let a model write."""
 
 from __future__ import annotations
 
 import argparse
-from dataclasses import dataclass, fields
-from typing import TYPE_CHECKING, Any, get_args
+from dataclasses import fields
+from typing import Any, get_args
 
 from smidgen.runtime.sampling import Overflow, SamplingError, SamplingParams
-
-if TYPE_CHECKING:
-    from smidgen.model import Decoder
-    from smidgen.runtime.protocols import Tokenizer
 
 _FLAGS: dict[str, dict[str, Any]] = {
     "max_new_tokens": {"type": int, "metavar": "N", "help": "write at most N tokens"},
@@ -74,36 +70,3 @@ def _bias(text: str) -> tuple[int, float]:
         return int(token), float(value)
     except ValueError:
         raise SamplingError(f"logit_bias = {text}: write a token id and a number, as 13:-100") from None
-
-
-def add_model_flags(parser: argparse.ArgumentParser) -> None:
-    """MODEL, and how it computes."""
-    parser.add_argument("model", metavar="MODEL", help="a model, checkpoint, run or Hugging Face folder")
-    parser.add_argument(
-        "--precision", choices=["fp32", "bf16"], default="fp32", help="type of products; bf16 is faster"
-    )
-    parser.add_argument("--device", default="auto", help="auto, cpu, cuda, mps (default: auto)")
-
-
-@dataclass(frozen=True)
-class Writer:
-    """A model that can write."""
-
-    model: Decoder
-    tokenizer: Tokenizer
-    eos_ids: tuple[int, ...]
-
-
-def load_writer(args: argparse.Namespace) -> Writer:
-    """The model of `add_model_flags` with its tokenizer. Raises ModelFolderError for a preset, which has none."""
-    from smidgen.folders import load, load_tokenizer, resolve
-    from smidgen.folders.end_tokens import end_tokens
-    from smidgen.training.devices import resolve_device
-    from smidgen.training.precision import apply_precision
-
-    device = resolve_device(args.device)
-    tokenizer = load_tokenizer(args.model)
-    model = load(args.model, device=device)
-    apply_precision(model, args.precision, device)
-    folder = resolve(args.model).folder
-    return Writer(model, tokenizer, () if folder is None else end_tokens(folder, tokenizer))

@@ -14,7 +14,6 @@ from typing import Any
 
 import torch
 from safetensors.torch import save_file
-from torch import Tensor
 
 from smidgen.config import Lora, validate
 from smidgen.folders.atomic import publish_folder
@@ -239,10 +238,3 @@ def _short(name: str, path: Path) -> str:
             f"{path}: tensor '{name}': not plain LoRA on projections; merge the adapter with PEFT and take the result"
         )
     return short
-
-
-def tensors_of(folder: Path) -> dict[str, Tensor]:
-    """The adapter's tensors under the decoder's names, as stored."""
-    with ExitStack() as stack:
-        file = TensorFile(folder / ADAPTER_WEIGHTS, stack)
-        return {_short(name, file.path): file.read(name) for name in file.names}

@@ -5,19 +5,33 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from smidgen.runtime.fields import read_json
+from smidgen.folders.resolve import resolve
+from smidgen.runtime.fields import Fields, read_json
 from smidgen.runtime.generation import end_of_turn_ids
 from smidgen.runtime.protocols import Tokenizer
 
 
 def end_tokens(folder: Path, tokenizer: Tokenizer) -> tuple[int, ...]:
-    """Ids, the tokenizer's end token first (chat models name several in generation_config.json)."""
+    """Ids, the tokenizer's end token first (chat models name several in generation_config.json).
+
+    Raises ModelFolderError where the file names what is no id.
+    """
     ids = [] if tokenizer.eos_id is None else [tokenizer.eos_id]
     path = folder / "generation_config.json"
     if path.is_file():
-        named = read_json(path).get("eos_token_id")
-        ids += [named] if isinstance(named, int) else [i for i in named or [] if isinstance(i, int)]
+        fields = Fields(read_json(path), str(path))
+        named = fields.value_of("eos_token_id")
+        more = named if isinstance(named, list) else [] if named is None else [named]
+        if not all(type(token) is int and token >= 0 for token in more):
+            fields.refuse("eos_token_id", "an id or a list of ids is needed here")
+        ids += more
     return tuple(dict.fromkeys(ids))
+
+
+def end_tokens_of(model: str | Path, tokenizer: Tokenizer) -> tuple[int, ...]:
+    """`end_tokens` of what MODEL names; none for a preset, whose weights have learned none."""
+    folder = resolve(model).folder
+    return () if folder is None else end_tokens(folder, tokenizer)
 
 
 def name_end_tokens(folder: Path, tokenizer: Tokenizer) -> None:

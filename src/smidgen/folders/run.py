@@ -86,8 +86,9 @@ class RunFolder:
             lock.truncate(0)
             lock.write(f"process {os.getpid()} on {socket.gethostname()}\n")
             lock.flush()
-            for leftover in self.checkpoints_path.glob(".*"):
-                shutil.rmtree(leftover)
+            for pattern in (".writing-*", ".removed-*"):
+                for leftover in self.checkpoints_path.glob(pattern):
+                    shutil.rmtree(leftover)
             yield
 
     def write_checkpoint(

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from smidgen.folders import load, load_tokenizer, resolve
-from smidgen.folders.end_tokens import end_tokens
+from smidgen.folders.end_tokens import end_tokens_of
 from smidgen.folders.model_folder import GENERATION_CONFIG
 from smidgen.model import Decoder
 from smidgen.runtime.errors import InterchangeError, TokenizerError
@@ -35,10 +35,9 @@ def open_source(model: str | Path, *, needs_tokenizer: bool = True) -> Source:
     Raises InterchangeError for an adapter that is no part of one weight, as its base rounds; and a TokenizerError or
     ModelFolderError where there is no tokenizer and `needs_tokenizer`.
     """
-    folder = resolve(model).folder
     # A tokenizer is read sooner than weights are.
     tokenizer = load_tokenizer(model) if needs_tokenizer else optional_tokenizer(model)
-    ends = () if folder is None or tokenizer is None else end_tokens(folder, tokenizer)
+    ends = () if tokenizer is None else end_tokens_of(model, tokenizer)
     return Source(load_merged(model), tokenizer, ends)
 
 

@@ -43,6 +43,12 @@ def test_endless_code_is_ended() -> None:
     assert "longer than" in verdict.reason or "ends its process" in verdict.reason
 
 
+def test_what_it_writes_is_bounded() -> None:
+    """Whatever comes out of the process is held in this one."""
+    flood = "import os\nwhile True:\n    try: os.write(1, b'x' * 2**20)\n    except OSError: break"
+    assert run_checks(flood, ["True"]).reason == "ends its process"
+
+
 def test_plain_code_runs_and_may_use_the_standard_library() -> None:
     assert run_checks("import math, collections\nx = math.gcd(12, 18)\nprint(x)", ["x == 6"]).right
     assert "runs, but not x == 7" in run_checks("x = 6", ["x == 6", "x == 7"]).reason

@@ -86,6 +86,15 @@ def test_verdicts(scorer: str, form: Any, text: str, expect: dict[str, Any], rig
     assert right or verdict.reason
 
 
+@pytest.mark.parametrize("many", ["9" * 5000, "9" * 5000 + ". a", "1/0", "\0", "<<", ""])
+def test_no_answer_ends_the_evaluation(many: str) -> None:
+    """Python converts no number of more than 4,300 digits; a model may write one."""
+    for scorer, form, _, expect, _ in CASES:
+        for text in (many, f"#### {many}", f"<<{many}=1>>\n#### 1", f"<<3*4={many}>>\n#### 12"):
+            verdict = SCORERS[scorer](Reply(text, form), expect)
+            assert verdict.right or verdict.reason
+
+
 def test_an_answer_that_goes_on_to_the_limit_does_not_stop() -> None:
     expect = {"sequence": ["3", "4"]}
     assert SCORERS["stopping"](Reply(" 3 4", ended=True), expect).right

@@ -207,8 +207,8 @@ def _open(
         options = {} if threads is None else {"threads": threads}
         opened = edge.load(str(folder), max_batch_size=batch_size, **options)
         return opened, load_tokenizer(model), ForwardLogits(opened.forward, opened.info.max_seq_len)
-    from smidgen.folders import load, load_tokenizer, resolve
-    from smidgen.folders.end_tokens import end_tokens
+    from smidgen.folders import load, load_tokenizer
+    from smidgen.folders.end_tokens import end_tokens_of
     from smidgen.inference import TorchEngine
     from smidgen.training.devices import resolve_device
     from smidgen.training.precision import apply_precision
@@ -221,6 +221,5 @@ def _open(
     tokenizer = load_tokenizer(model)
     decoder = load(model, device=where)
     apply_precision(decoder, precision, where)
-    source = resolve(model).folder
-    ends = () if source is None else end_tokens(source, tokenizer)
-    return TorchEngine(decoder, ends, max_batch_size=batch_size), tokenizer, TorchLogits(decoder, batch_size)
+    generator = TorchEngine(decoder, end_tokens_of(model, tokenizer), max_batch_size=batch_size)
+    return generator, tokenizer, TorchLogits(decoder, batch_size)

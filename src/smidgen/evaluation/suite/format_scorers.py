@@ -33,7 +33,7 @@ def markdown_list(reply: Reply, expect: Mapping[str, Any]) -> Verdict:
         match = _MARKS[expect["kind"]].fullmatch(line)
         if match is None:
             return wrong(f"line {number} is no entry of a {expect['kind']} list")
-        if expect["kind"] == "numbered" and int(match.group(1)) != number:
+        if expect["kind"] == "numbered" and match.group(1).lstrip("0") != str(number):
             return wrong(f"entry {number} has the number {match.group(1)}")
         entries.append(match.groups()[-1])
     if expect.get("bold") and not all(re.fullmatch(r"\*\*[^*]+\*\*|__[^_]+__", entry) for entry in entries):

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from fractions import Fraction
 from typing import Any
 
-from smidgen.evaluation.suite.text_scorers import numbers_of
+from smidgen.evaluation.suite.text_scorers import fraction_of, numbers_of
 from smidgen.evaluation.suite.verdict import RIGHT, Reply, Verdict, check, wrong
 
 _ANNOTATION = re.compile(r"<<([^<>=]*)=([^<>=]*)>>")
@@ -45,9 +45,8 @@ def gsm8k_answer(reply: Reply, expect: Mapping[str, Any]) -> Verdict:
     results = _RESULT.findall(reply.text)
     if not results:
         return wrong("gives no #### number")
-    given = Fraction(results[-1].replace(",", "").replace("−", "-"))
-    value = Fraction(str(expect["value"]).replace(",", ""))
-    return check(given == value, f"gives {results[-1]}, not {expect['value']}")
+    given, value = fraction_of(results[-1]), fraction_of(str(expect["value"]))
+    return check(given is not None and given == value, f"gives {results[-1]}, not {expect['value']}")
 
 
 def result_of(solution: str) -> str | None:
@@ -58,4 +57,5 @@ def result_of(solution: str) -> str | None:
 
 def _operands(expression: str) -> list[Fraction]:
     """The numbers of an expression; a minus between two of them is no sign."""
-    return [Fraction(part.replace(",", "")) for part in re.findall(r"\d[\d,]*(?:\.\d+)?|\.\d+", expression)]
+    found = map(fraction_of, re.findall(r"\d[\d,]*(?:\.\d+)?|\.\d+", expression))
+    return [value for value in found if value is not None]

@@ -22,6 +22,8 @@ SECONDS = 4
 """Wall time; processor time is half of it."""
 MEMORY = 512 * 1024 * 1024
 """Bytes of address space."""
+OUTPUT = 64 * 1024
+"""Bytes that it may write to where its outcome is read from; to other files it writes none."""
 
 _RUNNER = """
 import ctypes, json, os, resource, sys
@@ -36,7 +38,7 @@ except (AttributeError, OSError):
 for limit, value in (
     (resource.RLIMIT_CPU, request["seconds"] // 2 or 1),
     (resource.RLIMIT_AS, request["memory"]),
-    (resource.RLIMIT_FSIZE, 0),
+    (resource.RLIMIT_FSIZE, request["output"]),
     (resource.RLIMIT_CORE, 0),
     (resource.RLIMIT_NPROC, 0),
     (resource.RLIMIT_NOFILE, 16),
@@ -86,12 +88,14 @@ os._exit(0)
 def run_checks(code: str, checks: Sequence[str], seconds: int = SECONDS) -> Verdict:
     """Whether the code runs and every expression of `checks` is true after it."""
     token = os.urandom(16).hex()
-    request = json.dumps({"code": code, "checks": list(checks), "seconds": seconds, "memory": MEMORY, "token": token})
-    with tempfile.TemporaryDirectory() as empty:
+    limits = {"seconds": seconds, "memory": MEMORY, "output": OUTPUT}
+    request = json.dumps({"code": code, "checks": list(checks), "token": token, **limits})
+    # A file, not a pipe: the kernel bounds what is written to it, and nothing of that is held in this process.
+    with tempfile.TemporaryDirectory() as empty, tempfile.TemporaryFile() as output:
         process = subprocess.Popen(
             [sys.executable, "-I", "-S", "-c", _RUNNER],
             stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
+            stdout=output,
             stderr=subprocess.DEVNULL,
             cwd=empty,
             env={"PATH": ""},
@@ -99,13 +103,15 @@ def run_checks(code: str, checks: Sequence[str], seconds: int = SECONDS) -> Verd
             text=True,
         )
         try:
-            output, _ = process.communicate(request, timeout=seconds)
+            process.communicate(request, timeout=seconds)
         except subprocess.TimeoutExpired:
             return wrong(f"runs longer than {seconds} s")
         finally:
             _end(process)
+        output.seek(0)
+        written = output.read()
     try:
-        outcome = json.loads(output)
+        outcome = json.loads(written)
     except ValueError:
         return wrong("ends its process")
     if not isinstance(outcome, dict) or outcome.get("token") != token:

@@ -81,12 +81,18 @@ def numbers_of(text: str) -> list[Fraction]:
     """Every number in a text: `1,234`, `-5`, `2.50`, `3/4`."""
     found = []
     for match in _NUMBER.finditer(text):
-        plain = match.group().replace(",", "").replace("−", "-").replace(" ", "")
-        try:
-            found.append(Fraction(plain))
-        except (ValueError, ZeroDivisionError):
-            continue
+        value = fraction_of(match.group().replace(" ", ""))
+        if value is not None:
+            found.append(value)
     return found
+
+
+def fraction_of(written: str) -> Fraction | None:
+    """A number as it is written, `1,234` or `−5`; None for one of too many digits, or divided by zero."""
+    try:
+        return Fraction(written.replace(",", "").replace("−", "-"))
+    except (ValueError, ZeroDivisionError):
+        return None
 
 
 def number(reply: Reply, expect: Mapping[str, Any]) -> Verdict:
