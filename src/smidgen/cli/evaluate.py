@@ -215,7 +215,7 @@ def _print_loss(result: ModelResult) -> None:
 
 
 def _write_answers(path: str, results: list[ModelResult]) -> None:
-    from smidgen.folders.atomic import write_text
+    from smidgen.runtime.files import write_text
 
     lines = []
     for result in results:

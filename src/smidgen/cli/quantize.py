@@ -67,11 +67,11 @@ def configure(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     from smidgen.evaluation.quantization import compare, model_size
     from smidgen.folders import carry_settings, check_target, load_tokenizer, resolve, save
-    from smidgen.folders.atomic import write_text
     from smidgen.folders.model_folder import QUANTIZATION_REPORT
     from smidgen.interchange.source import load_merged
     from smidgen.quantization import quantize_by
     from smidgen.runtime.errors import ModelFolderError
+    from smidgen.runtime.files import write_text
     from smidgen.training.devices import resolve_device
 
     _check(args)

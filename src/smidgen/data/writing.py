@@ -13,6 +13,7 @@ from pathlib import Path
 
 from smidgen.data.manifest import MANIFEST_NAME
 from smidgen.runtime.errors import DataError
+from smidgen.runtime.files import sync_folder, sync_tree
 
 _FULL_DISK = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 _OWN_FILES = re.compile(
@@ -75,12 +76,12 @@ def publish(partial: Path, target: Path) -> None:
     """Bring the folder to the disk and put it in the place of `target`, at once."""
     target = Path(os.path.abspath(target))
     replaced = target.with_name(f".{target.name}.replaced")
-    _sync_tree(partial)
+    sync_tree(partial)
     try:
         if target.exists():
             target.rename(replaced)
         partial.rename(target)
-        _sync_folder(target.parent)
+        sync_folder(target.parent)
     except BaseException:
         _recover(target, replaced)
         raise
@@ -130,19 +131,3 @@ def _recover(target: Path, replaced: Path) -> None:
     if replaced.exists() and not target.exists():
         replaced.rename(target)
     shutil.rmtree(replaced, ignore_errors=True)
-
-
-def _sync_tree(folder: Path) -> None:
-    for parent, _, names in os.walk(folder):
-        for name in names:
-            with (Path(parent) / name).open("rb") as file:
-                os.fsync(file.fileno())
-        _sync_folder(Path(parent))
-
-
-def _sync_folder(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

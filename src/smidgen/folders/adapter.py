@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import shutil
 from collections.abc import Callable
 from contextlib import ExitStack
@@ -16,7 +15,7 @@ import torch
 from safetensors.torch import save_file
 
 from smidgen.config import Lora, validate
-from smidgen.folders.atomic import publish_folder
+from smidgen.folders.atomic import new_folder
 from smidgen.folders.resolve import ADAPTER_CONFIG, resolve
 from smidgen.folders.weights import TensorFile
 from smidgen.model import Decoder
@@ -99,12 +98,8 @@ def save_adapter(
         raise ModelFolderError(f"{target}: is a file; name a folder to save the adapter in")
     if target.is_dir() and any(target.iterdir()) and not is_adapter_folder(target):
         raise ModelFolderError(f"{target}: holds other files and no adapter; choose another folder")
-    target.parent.mkdir(parents=True, exist_ok=True)
-    staged = target.with_name(f".writing-{target.name}-{os.getpid()}")
-    shutil.rmtree(staged, ignore_errors=True)
-    staged.mkdir()
-    try:
-        adapter = model.adapter
+    adapter = model.adapter
+    with new_folder(target) as staged:
         if tokenizer is not None:
             tokenizer.save(staged)
         for name in _BESIDE:
@@ -122,9 +117,6 @@ def save_adapter(
         save_file(tensors, staged / ADAPTER_WEIGHTS, metadata=metadata)
         if finish is not None:
             finish(staged)
-        publish_folder(staged, target)
-    finally:
-        shutil.rmtree(staged, ignore_errors=True)
 
 
 @torch.no_grad()

@@ -1,28 +1,14 @@
-"""Writes that survive a kill or a power failure: a file or folder is there whole, or it is not there."""
+"""Folders and links that survive a kill or a power failure: there whole, or not there."""
 
 from __future__ import annotations
 
 import os
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
-
-def write_text(path: Path, text: str) -> None:
-    """Replace the file `path` by `text` (UTF-8): readers see the old file or the new one, never a part."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        with temporary.open("w", encoding="utf-8") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    except OSError as error:
-        # The file that was to be written, not the one beside it.
-        error.filename = str(path)
-        raise
-    finally:
-        temporary.unlink(missing_ok=True)
-    sync_folder(path.parent)
+from smidgen.runtime.files import sync_folder, sync_tree
 
 
 def replace_symlink(link: Path, target: str) -> None:
@@ -34,6 +20,21 @@ def replace_symlink(link: Path, target: str) -> None:
     temporary.symlink_to(target)
     temporary.replace(link)
     sync_folder(link.parent)
+
+
+@contextmanager
+def new_folder(target: Path) -> Iterator[Path]:
+    """An empty folder beside `target` to put files into: it takes that name when the block ends, as `publish_folder`
+    does it; after an exception nothing is left of it."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    staged = target.with_name(f".writing-{target.name}-{os.getpid()}")
+    shutil.rmtree(staged, ignore_errors=True)
+    staged.mkdir()
+    try:
+        yield staged
+        publish_folder(staged, target)
+    finally:
+        shutil.rmtree(staged, ignore_errors=True)
 
 
 def publish_folder(staged: Path, target: Path) -> None:
@@ -55,30 +56,9 @@ def remove_folder(path: Path) -> None:
     shutil.rmtree(doomed)
 
 
-def sync_tree(folder: Path) -> None:
-    """fsync every file below `folder`, then every folder."""
-    for parent, _, names in os.walk(folder, topdown=False):
-        for name in names:
-            _sync(Path(parent) / name, os.O_RDONLY)
-        sync_folder(Path(parent))
-
-
-def sync_folder(folder: Path) -> None:
-    """fsync a folder's own entries: names created, renamed or removed in it."""
-    _sync(folder, os.O_RDONLY | getattr(os, "O_DIRECTORY", 0))
-
-
 def _share_files(folder: Path) -> None:
     """Let whoever may read `folder` read its files: safetensors writes for the owner alone."""
     mode = folder.stat().st_mode & 0o666
     for path in folder.rglob("*"):
         if path.is_file() and not path.is_symlink():
             path.chmod(mode)
-
-
-def _sync(path: Path, flags: int) -> None:
-    descriptor = os.open(path, flags)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

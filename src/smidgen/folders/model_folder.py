@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
 from collections.abc import Callable
 from importlib import resources
@@ -17,7 +16,7 @@ from smidgen.folders.adapter import base_of, is_adapter_folder, load_adapter, sa
 from smidgen.folders.architectures import REMOTE_FILES, Fields, architecture_of, read_config, read_json, write_config
 from smidgen.folders.architectures.base import Tree
 from smidgen.folders.architectures.quantization import scales_divide
-from smidgen.folders.atomic import publish_folder
+from smidgen.folders.atomic import new_folder
 from smidgen.folders.weights import WEIGHTS, read_weights, write_weights
 from smidgen.model import Decoder
 from smidgen.model.quantized import QuantizedLinear
@@ -61,11 +60,7 @@ def save(
     if model.adapter is not None:
         save_adapter(model, target, tokenizer, finish)
         return Path(folder)
-    target.parent.mkdir(parents=True, exist_ok=True)
-    staged = target.with_name(f".writing-{target.name}-{os.getpid()}")
-    shutil.rmtree(staged, ignore_errors=True)
-    staged.mkdir()
-    try:
+    with new_folder(target) as staged:
         _carry_over(target, staged)
         if tokenizer is not None:
             tokenizer.save(staged)
@@ -73,9 +68,6 @@ def save(
         _write_model(model, staged, _token_ids(target, tokenizer))
         if finish is not None:
             finish(staged)
-        publish_folder(staged, target)
-    finally:
-        shutil.rmtree(staged, ignore_errors=True)
     return Path(folder)
 
 

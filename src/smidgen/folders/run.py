@@ -24,8 +24,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from smidgen.folders.atomic import publish_folder, remove_folder, replace_symlink, sync_folder, write_text
+from smidgen.folders.atomic import publish_folder, remove_folder, replace_symlink
 from smidgen.runtime.errors import ModelFolderError, TrainingError
+from smidgen.runtime.files import sync_folder, write_text
 
 logger = logging.getLogger(__name__)
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,13 +11,14 @@ import torch
 from smidgen.folders import resolve, save
 from smidgen.folders.adapter import is_adapter_folder
 from smidgen.folders.architectures import architecture_of, read_json
-from smidgen.folders.atomic import publish_folder
+from smidgen.folders.atomic import new_folder
 from smidgen.folders.end_tokens import end_tokens
 from smidgen.folders.model_folder import CONFIG, GENERATION_CONFIG, read_model_config
 from smidgen.folders.weights import WEIGHTS
 from smidgen.interchange.measurements import measurements_of, quantization_loss_of
 from smidgen.interchange.model_card import model_card
 from smidgen.interchange.source import load_merged, optional_tokenizer, update_json, write_ends
+from smidgen.model import count_parameters
 from smidgen.runtime.errors import InterchangeError, MissingDependencyError
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
@@ -59,13 +59,10 @@ def export_hugging_face(model: str | Path, out: str | Path, dtype: str = "bf16")
     decoder = None if is_quantized else load_merged(model)
     if decoder is not None and decoder.config.scale_embeddings and dtype == "fp16":
         raise InterchangeError("dtype fp16: embeddings scaled by the root of the width overflow it; use bf16 or fp32")
-    target.parent.mkdir(parents=True, exist_ok=True)
-    staged = target.with_name(f".exporting-{target.name}-{os.getpid()}")
-    shutil.rmtree(staged, ignore_errors=True)
-    try:
+    with new_folder(target) as staged:
         if decoder is None:
             assert source is not None
-            shutil.copytree(source, staged)
+            shutil.copytree(source, staged, dirs_exist_ok=True)
             dtype = "quantized"
         else:
             save(decoder, staged, tokenizer)
@@ -75,7 +72,7 @@ def export_hugging_face(model: str | Path, out: str | Path, dtype: str = "bf16")
         if source is not None and tokenizer is not None:
             write_ends(staged, end_tokens(source, tokenizer), tokenizer)
         config = read_model_config(staged)
-        parameters = _count(staged, dtype)
+        parameters = count_parameters(config)
         class_name = str(read_json(staged / CONFIG).get("architectures", ["?"])[0])
         size = sum(path.stat().st_size for path in staged.glob("*.safetensors"))
         (staged / CARD).write_text(
@@ -93,9 +90,6 @@ def export_hugging_face(model: str | Path, out: str | Path, dtype: str = "bf16")
             ),
             encoding="utf-8",
         )
-        publish_folder(staged, target)
-    finally:
-        shutil.rmtree(staged, ignore_errors=True)
     return HuggingFaceReport(Path(out), class_name, dtype, parameters, size)
 
 
@@ -147,10 +141,3 @@ def _cast(folder: Path, dtype: str) -> None:
     name = str(kind).removeprefix("torch.")
     # transformers before 4.56 asks for torch_dtype.
     update_json(folder / CONFIG, {"dtype": name, "torch_dtype": name})
-
-
-def _count(folder: Path, dtype: str) -> int:
-    """Parameters of the model, whatever its tensors are packed in."""
-    from smidgen.model import count_parameters
-
-    return count_parameters(read_model_config(folder))

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import json
-import os
 from pathlib import Path
 from typing import Any
 
 from smidgen.runtime.errors import TokenizerError
+from smidgen.runtime.files import write_bytes
 
 TOKENIZER_JSON = "tokenizer.json"
 SENTENCEPIECE_MODEL = "tokenizer.model"
@@ -70,18 +70,6 @@ def write_files(folder: Path, contents: dict[str, str | bytes]) -> None:
     """Write a tokenizer's files, each whole or not at all, and remove those that another tokenizer left there."""
     folder.mkdir(parents=True, exist_ok=True)
     for name, content in contents.items():
-        _replace(folder / name, content.encode("utf-8") if isinstance(content, str) else content)
+        write_bytes(folder / name, content.encode("utf-8") if isinstance(content, str) else content)
     for name in _ALL - contents.keys():
         (folder / name).unlink(missing_ok=True)
-
-
-def _replace(path: Path, content: bytes) -> None:
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        with temporary.open("wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)

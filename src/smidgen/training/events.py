@@ -10,7 +10,7 @@ from signal import Signals
 from typing import Any
 
 from smidgen.data.manifest import MANIFEST_NAME
-from smidgen.folders.atomic import write_text
+from smidgen.runtime.files import write_text
 from smidgen.training.environment import describe_environment
 from smidgen.training.metrics import JsonLines
 from smidgen.training.observer import Observer, Plan, Snapshot

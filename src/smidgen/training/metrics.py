@@ -9,8 +9,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from smidgen.folders.atomic import write_text
 from smidgen.runtime.errors import TrainingError
+from smidgen.runtime.files import write_text
 
 logger = logging.getLogger(__name__)
 

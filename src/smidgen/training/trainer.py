@@ -9,12 +9,12 @@ import torch
 from torch import Tensor
 
 from smidgen.config import Config, dump_config
-from smidgen.folders.atomic import write_text
 from smidgen.folders.run import Retention, RunFolder
 from smidgen.folders.weights import WEIGHTS
 from smidgen.model import Decoder, count_parameters, flops_per_token, load_architecture
 from smidgen.model.lora import trainable_share
 from smidgen.runtime.errors import TrainingError
+from smidgen.runtime.files import write_text
 from smidgen.training.averaging import Averaging, restore_averaging, weights_to_keep
 from smidgen.training.base import as_trained
 from smidgen.training.compiling import compile_training, first_pass

@@ -12,9 +12,9 @@ from pathlib import Path
 from smidgen.config import Config, TokenizerConfig
 from smidgen.data import Dataset, prepare
 from smidgen.data.manifest import MANIFEST_NAME
-from smidgen.folders.atomic import write_text
 from smidgen.folders.resolve import resolve
 from smidgen.runtime.errors import ConfigError, DataError
+from smidgen.runtime.files import write_text
 from smidgen.runtime.generation import encode_prompt, generate_texts
 from smidgen.runtime.protocols import Engine, Tokenizer
 from smidgen.runtime.sampling import SamplingParams

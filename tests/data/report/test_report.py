@@ -74,7 +74,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def page(folder: Path) -> str:
     target = folder.parent / "report.html"
     write_report(target, folder)
-    assert [path.name for path in folder.parent.glob("*.partial")] == []
+    assert [path.name for path in folder.parent.glob(".*")] == []
     return target.read_text(encoding="utf-8")
 
 

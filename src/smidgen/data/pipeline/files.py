@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import json
 import os
 from pathlib import Path
-from typing import Any
 
 
 class GrowingFile:
@@ -37,18 +35,3 @@ class GrowingFile:
     def close(self) -> None:
         """Close the file."""
         self._file.close()
-
-
-def write_whole(path: Path, tree: Any) -> None:
-    """JSON that is there as a whole or not at all, on the disk when this returns."""
-    partial = path.with_name(path.name + ".partial")
-    with partial.open("w", encoding="utf-8") as file:
-        json.dump(tree, file)
-        file.flush()
-        os.fsync(file.fileno())
-    partial.rename(path)
-    folder = os.open(path.parent, os.O_RDONLY)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)

@@ -8,11 +8,11 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from smidgen.data.pipeline.files import write_whole
 from smidgen.data.pipeline.plan import Plan, Report
 from smidgen.data.pipeline.pool import Pool
 from smidgen.data.pipeline.sinks import Sink
 from smidgen.data.pipeline.worker import Job, Task
+from smidgen.runtime.files import write_text
 
 CHECKPOINT_SECONDS = 5.0
 """Work that a kill may cost, besides what is under way; a checkpoint waits for the disk."""
@@ -38,7 +38,7 @@ class Journal:
 
     def write(self, entry: dict[str, Any]) -> None:
         """Replace the entry, at once and on the disk."""
-        write_whole(self._path, {"identity": self._identity, **entry})
+        write_text(self._path, json.dumps({"identity": self._identity, **entry}))
 
 
 def encode_all(

@@ -13,7 +13,6 @@ from smidgen.data.cleaning import DuplicateFilter, make_cleaner
 from smidgen.data.dataset import TOKENIZER_FOLDER, Dataset
 from smidgen.data.holdout import Routing, Survey, usual_limit
 from smidgen.data.manifest import Manifest, SourceRecord, digest_of, digest_of_request
-from smidgen.data.pipeline.files import write_whole
 from smidgen.data.pipeline.finishing import (
     PartDescription,
     TokenizerFacts,
@@ -34,6 +33,7 @@ from smidgen.data.pipeline.worker import Job
 from smidgen.data.sources import CHUNK_BYTES, STORYWORLD, Source, open_sources
 from smidgen.data.writing import empty_folder, partial_folder, told_when_full
 from smidgen.runtime.errors import DataError
+from smidgen.runtime.files import write_text
 from smidgen.runtime.protocols import Tokenizer
 
 if TYPE_CHECKING:
@@ -265,7 +265,7 @@ class Run:
         holdout = self._request.holdout
         plan.routing = Routing("hash", self._request.seed, limit=usual_limit(holdout))
         plan.places, plan.survey = [], None
-        write_whole(path, plan.to_json())
+        write_text(path, json.dumps(plan.to_json()))
         return plan
 
     def _needs_survey(self) -> bool:
@@ -283,7 +283,7 @@ class Run:
             raise no_text([source.name for source in self._sources], Totals([SourceTotals()], plan.bad, plan.tally))
         plan.survey.check()
         plan.routing = plan.survey.routing()
-        write_whole(self._work / _PLAN, plan.to_json())
+        write_text(self._work / _PLAN, json.dumps(plan.to_json()))
         return plan
 
     def _trained(self, job: Job, plan: Plan) -> Tokenizer:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from html import escape
 from importlib import resources
 from pathlib import Path
@@ -25,6 +24,7 @@ from smidgen.data.report.tables import (
     tokens_list,
 )
 from smidgen.runtime.errors import DataError
+from smidgen.runtime.files import write_bytes
 
 
 def write_report(path: str | Path, folder: str | Path) -> None:
@@ -34,15 +34,9 @@ def write_report(path: str | Path, folder: str | Path) -> None:
     """
     page = render_report(Path(folder))
     target = Path(path)
-    partial = target.with_name(f".{target.name}.partial")
     try:
-        with partial.open("w", encoding="utf-8", errors="replace") as file:
-            file.write(page)
-            file.flush()
-            os.fsync(file.fileno())
-        partial.replace(target)
+        write_bytes(target, page.encode("utf-8", "replace"))
     except OSError as error:
-        partial.unlink(missing_ok=True)
         raise DataError(f"--report {target}: cannot be written: {error.strerror}; choose another place") from None
 
 

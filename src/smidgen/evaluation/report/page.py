@@ -14,7 +14,7 @@ from smidgen.evaluation.report.plot import group_plot, legend
 from smidgen.evaluation.report.transcripts import transcripts
 from smidgen.evaluation.suite.items import Form
 from smidgen.evaluation.suite.results import ModelResult, difference, groups_of
-from smidgen.folders.atomic import write_text
+from smidgen.runtime.files import write_text
 from smidgen.training.report.formats import count, escape
 
 FORM_TITLES: dict[Form, str] = {"base": "Texts to continue", "chat": "Chats"}

@@ -14,13 +14,13 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from smidgen.folders.atomic import sync_folder
 from smidgen.interchange.gguf.architectures import GgufArchitecture, gguf_architecture
 from smidgen.interchange.gguf.types import TERNARY_TYPES, TYPES, encode, encode_codes, file_type, type_of
 from smidgen.interchange.gguf.vocabulary import Vocabulary, vocabulary_of
 from smidgen.model import Decoder, load_architecture
 from smidgen.model.linear import Linear
 from smidgen.runtime.errors import InterchangeError, MissingDependencyError
+from smidgen.runtime.files import sync_folder
 from smidgen.runtime.protocols import Tokenizer
 
 logger = logging.getLogger(__name__)

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +14,7 @@ import torch
 from smidgen.config import ModelConfig
 from smidgen.folders import save
 from smidgen.folders.architectures import REMOTE_FILES, architecture_of
-from smidgen.folders.atomic import publish_folder
+from smidgen.folders.atomic import new_folder
 from smidgen.folders.model_folder import CONFIG, SECTION
 from smidgen.folders.weights import WEIGHTS
 from smidgen.interchange.onnx import variants
@@ -60,10 +58,7 @@ def export_onnx(
     wanted = _checked(precisions, model.config)
     if target.exists():
         raise ModelFolderError(f"{folder}: exists; name a new folder")
-    target.parent.mkdir(parents=True, exist_ok=True)
-    staged = target.with_name(f".writing-{target.name}-{os.getpid()}")
-    shutil.rmtree(staged, ignore_errors=True)
-    try:
+    with new_folder(target) as staged:
         save(model, staged, tokenizer)
         for name in (WEIGHTS, SECTION, *REMOTE_FILES):
             (staged / name).unlink(missing_ok=True)
@@ -80,9 +75,6 @@ def export_onnx(
         update_json(staged / CONFIG, config_changes(model.config, cache))
         text = json.dumps(genai_config(model.config, cache, FILES[wanted[0]], tokenizer, end_ids), indent=2)
         (staged / "genai_config.json").write_text(text + "\n", encoding="utf-8")
-        publish_folder(staged, target)
-    finally:
-        shutil.rmtree(staged, ignore_errors=True)
     return [
         Variant(variant.precision, target / "onnx" / variant.path.name, variant.size, variant.agreement)
         for variant in written

@@ -11,7 +11,7 @@ from importlib import resources
 from pathlib import Path
 
 import smidgen
-from smidgen.folders.atomic import write_text
+from smidgen.runtime.files import write_text
 from smidgen.training.report.charts import legend, run_charts
 from smidgen.training.report.formats import escape
 from smidgen.training.report.run_data import RunData

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from smidgen.config import Config
-from smidgen.folders.atomic import write_text
+from smidgen.runtime.files import write_text
 from smidgen.training.observer import Observer, Plan
 from smidgen.training.tracking.tail import Tail
 from smidgen.training.tracking.tracker import Session, Tracker, figures_of
