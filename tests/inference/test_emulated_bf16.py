@@ -7,7 +7,7 @@ import torch
 from oracle import make_model, make_prompts, tokens
 
 from smidgen.config import load_config
-from smidgen.inference import frozen
+from smidgen.inference import frozen, lowering
 from smidgen.inference.decoding import DecodingStep
 from smidgen.inference.engine import TorchEngine
 from smidgen.kernels import bf16
@@ -23,6 +23,12 @@ def _emulating(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(frozen, "SMALL_MATRIX", 512)
 
 
+@pytest.fixture
+def _without_library(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(lowering, "is_available", lambda: False)
+
+
+@pytest.mark.usefixtures("_without_library")
 @pytest.mark.parametrize(("rows", "columns"), [(16, 24), (64, 24), (24, 64)])
 @pytest.mark.parametrize("count", [1, 3, 9])
 def test_products_of_every_layout(rows: int, columns: int, count: int) -> None:
@@ -36,6 +42,7 @@ def test_products_of_every_layout(rows: int, columns: int, count: int) -> None:
     torch.testing.assert_close(frozen.product(x, own), expected, rtol=2**-7, atol=2**-7)
 
 
+@pytest.mark.usefixtures("_without_library")
 def test_rows_of_a_matrix_by_columns() -> None:
     matrix = VocabularyMatrix(load_config("elite-tiny").model)
     torch.nn.init.normal_(matrix.weight)
@@ -71,6 +78,7 @@ def test_a_gain_that_is_not_added_at_every_call() -> None:
         assert torch.equal(norm.plain()(x), norm(x))  # type: ignore[operator]
 
 
+@pytest.mark.usefixtures("_without_library")
 @pytest.mark.parametrize("preset", ["elite-tiny", "gemma3-tiny", "tilda-tiny"])
 def test_recorded_and_direct_steps_agree(preset: str) -> None:
     model, prompts = make_model(preset), make_prompts((3, 40))

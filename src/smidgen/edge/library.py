@@ -11,10 +11,10 @@ from typing import Any
 
 from smidgen.runtime.errors import SmidgenError
 
-ABI_VERSION = 2
+ABI_VERSION = 3
 _NAME = {"win32": "smidgen_edge.dll", "darwin": "libsmidgen_edge.dylib"}.get(sys.platform, "libsmidgen_edge.so")
 
-FLOAT32, BFLOAT16, FLOAT16, INT8, UINT8, INT32, FLOAT8 = range(1, 8)
+FLOAT32, BFLOAT16, FLOAT16, INT8, UINT8, INT32, FLOAT8, INT64, BOOL = range(1, 10)
 """EdgeDtype."""
 STORED_FLOAT, STORED_INT8, STORED_INT4, STORED_TERNARY, STORED_FP8 = range(5)
 """EdgeSource."""
@@ -22,6 +22,17 @@ FORMATS = {"float32": 0, "bf16": 1, "int8": 2, "int4": 3, "ternary": 4, "base3":
 """EdgeFormat: how a matrix is held in memory; "base3" holds ternary weights in 1.6 bits instead of 2."""
 ACTIVATIONS = {"float": 0, "int8": 1, "fp8": 2, "fp8_power_of_two": 3, "fp8_token": 4, "rounded_int8": 5}
 """EdgeActivation: what the input of a product goes through."""
+OPERATIONS = {
+    name: code
+    for code, name in enumerate(
+        (
+            *("copy", "add", "sub", "mul", "div", "addcdiv", "maximum", "minimum", "silu", "gelu", "abs", "round"),
+            *("reciprocal", "sqrt", "rsqrt", "cos", "sin", "hypot", "remainder", "eq", "ne", "lt", "le", "gt", "ge"),
+            *("not", "and", "where", "take", "put", "softmax", "length", "largest", "product"),
+        )
+    )
+}
+"""EdgeOperationCode."""
 CACHES = {"float32": FLOAT32, "float16": FLOAT16, "bfloat16": BFLOAT16, "int8": INT8}
 """EdgeDtype of the key/value cache."""
 
@@ -102,6 +113,24 @@ class Choice(c.Structure):
     _fields_ = (("token", c.c_int32), ("logprob", c.c_float))
 
 
+class Operand(c.Structure):
+    _fields_ = (("data", c.c_void_p), ("stride", c.c_int64 * 4), ("dtype", c.c_int32), ("reserved", c.c_int32))
+
+
+class Operation(c.Structure):
+    _fields_ = (
+        ("code", c.c_int32),
+        ("reserved", c.c_int32),
+        ("size", c.c_int64 * 4),
+        *((name, Operand) for name in ("out", "a", "b", "c")),
+        ("number", c.c_double),
+        ("constant", c.c_double),
+        ("index", c.c_void_p),
+        ("index_stride", c.c_int64),
+        ("index_size", c.c_int64),
+    )
+
+
 _INTS, _FLOATS, _BYTES = c.POINTER(c.c_int32), c.POINTER(c.c_float), c.POINTER(c.c_uint8)
 _FUNCTIONS: dict[str, tuple[Any, tuple[Any, ...]]] = {
     "edge_abi_version": (c.c_int32, ()),
@@ -128,6 +157,9 @@ _FUNCTIONS: dict[str, tuple[Any, tuple[Any, ...]]] = {
         c.c_int32,
         (c.POINTER(Sampling), c.c_int32, c.c_int32, c.c_int32, _INTS, _FLOATS, c.c_int32, _INTS),
     ),
+    "edge_recorded_create": (c.c_void_p, (c.c_int32, c.c_int32)),
+    "edge_recorded_destroy": (None, (c.c_void_p,)),
+    "edge_recorded_run": (c.c_int32, (c.c_void_p, c.POINTER(Operation), c.c_int64)),
     "edge_product": (c.c_int32, (c.c_int32, c.POINTER(Matrix), c.c_int32, _FLOATS, _FLOATS)),
     "edge_read_bandwidth": (c.c_double, (c.c_uint64, c.c_int32, c.c_int32)),
 }

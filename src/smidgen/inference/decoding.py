@@ -14,6 +14,7 @@ import logging
 from collections.abc import Callable
 from contextlib import AbstractContextManager, ExitStack, nullcontext
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Protocol
 
 import torch
@@ -21,6 +22,7 @@ from torch import Tensor
 
 from smidgen.config import LayerType
 from smidgen.inference.frozen import head_product
+from smidgen.inference.lowering import make_runner
 from smidgen.inference.replay import replayed
 from smidgen.model import Cache, Decoder
 from smidgen.model.attention import LayerInputs
@@ -250,7 +252,11 @@ class ReplayedDecodingStep(GraphedDecodingStep):
     runs_ahead = False
 
     def __init__(self, model: Decoder, cache: Cache) -> None:
-        super().__init__(model, cache, compiled=False, capture=replayed)
+        # The library knows no float64.
+        runner = None if cache.layers[0].keys.dtype == torch.float64 else make_runner()
+        super().__init__(model, cache, compiled=False, capture=partial(replayed, runner=runner))
+        # What is small costs the library next to nothing.
+        model.rotates_by_matrix = runner is None
 
     def start(self, count: int, longest: int) -> Pending:
         return super().start(count, longest) if count == 1 else DecodingStep.start(self, count, longest)

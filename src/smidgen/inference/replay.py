@@ -3,7 +3,8 @@
 A token's step is a few hundred small operations between products that read megabytes. Each product drives from the
 processor's caches what the next operation needs, its code and Python's too, so that an operation of 2 µs takes 20, and
 a view of a tensor as long. A recording holds no views, no allocations and no modules: one call for each operation that
-computes, with its tensors bound, into memory that is planned once.
+computes, with its tensors bound, into memory that is planned once. Where the native library was built, neighbours that
+it knows are one call of it (see inference/lowering.py).
 
 What is recorded must not ask for values of tensors: sizes, branches and numbers stay as they were.
 """
@@ -20,6 +21,8 @@ from torch import Tensor
 from torch._ops import OpOverload
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map
+
+from smidgen.inference.lowering import Operations, Runner, lowered
 
 _ALIGNMENT = 64
 _aten = torch.ops.aten
@@ -129,8 +132,11 @@ class _Recorder(TorchDispatchMode):
         return _view(value, buffer)
 
 
-def replayed(function: Callable[[], object]) -> Callable[[], object]:
-    """Call `function` once; returns what does the same to the tensors that exist, by its recorded operations alone."""
+def replayed(function: Callable[[], object], runner: Runner | None = None) -> Callable[[], object]:
+    """Call `function` once; returns what does the same to the tensors that exist, by its recorded operations alone.
+
+    `runner`: runs what the native library knows.
+    """
     with _Recorder() as recorder:
         function()
     memory = torch.empty(_plan(recorder.buffers), dtype=torch.uint8)
@@ -143,12 +149,25 @@ def replayed(function: Callable[[], object]) -> Callable[[], object]:
         return tensor.set_(memory.untyped_storage(), start + value.offset, value.shape, value.stride)
 
     is_view = lambda value: isinstance(value, _View)  # noqa: E731
-    calls = []
+    calls, neighbours = list[Callable[[], object]](), Operations()
+
+    def end_neighbours() -> None:
+        if runner is not None and neighbours:
+            calls.append(runner.prepared(neighbours))
+            neighbours.clear()
+
     for call in recorder.calls:
         args, kwargs, results = tree_map(placed, (call.args, call.kwargs, call.results), is_leaf=is_view)
+        operations = None if runner is None else lowered(call.function, args, kwargs, results)
+        if operations is not None:
+            neighbours += operations
+            continue
+        end_neighbours()
         calls.append(_prepared(call.function, args, kwargs, results))
+    end_neighbours()
+    held = memory, recorder.calls
 
-    def replay() -> None:
+    def replay(_: object = held) -> None:
         for call in calls:
             call()
 

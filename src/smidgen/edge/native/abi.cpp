@@ -5,6 +5,7 @@
 #include <string>
 
 #include "model.h"
+#include "recorded.h"
 
 #if defined(__unix__) || defined(__APPLE__)
 #include <fcntl.h>
@@ -129,6 +130,26 @@ int32_t edge_sample_logits(const EdgeSampling* params, int32_t vocab, int32_t le
         for (size_t i = 0; any && i < sampler.ids().size(); i++) logits[sampler.ids()[i]] = sampler.values()[i];
         for (int i = 0; i < draws; i++) tokens[i] = any ? sampler.draw(state) : -1;
         return 0;
+    } catch (const std::exception& error) {
+        return fail(error.what());
+    }
+}
+
+void* edge_recorded_create(int32_t threads, int32_t isa) {
+    try {
+        return new RecordedRunner(threads, *isa_kernels(isa < 0 ? best_isa() : isa));
+    } catch (const std::exception& error) {
+        fail(error.what());
+        return nullptr;
+    }
+}
+
+void edge_recorded_destroy(void* runner) { delete static_cast<RecordedRunner*>(runner); }
+
+int32_t edge_recorded_run(void* runner, const EdgeOperation* operations, int64_t count) {
+    try {
+        const char* error = static_cast<RecordedRunner*>(runner)->run(operations, count);
+        return error ? fail(error) : 0;
     } catch (const std::exception& error) {
         return fail(error.what());
     }

@@ -3,7 +3,7 @@
 #pragma once
 #include <cstdint>
 
-#define SMIDGEN_EDGE_ABI_VERSION 2
+#define SMIDGEN_EDGE_ABI_VERSION 3
 
 #if defined(_WIN32)
 #define SMIDGEN_EDGE_EXPORT __declspec(dllexport)
@@ -14,7 +14,7 @@
 extern "C" {
 
 // Types of stored numbers.
-enum EdgeDtype : int32_t { DT_NONE = 0, DT_F32, DT_BF16, DT_F16, DT_I8, DT_U8, DT_I32, DT_F8E4M3 };
+enum EdgeDtype : int32_t { DT_NONE = 0, DT_F32, DT_BF16, DT_F16, DT_I8, DT_U8, DT_I32, DT_F8E4M3, DT_I64, DT_BOOL };
 
 // How the numbers of a matrix are stored in the folder.
 enum EdgeSource : int32_t {
@@ -86,6 +86,63 @@ struct EdgeSampling {
     const float* bias_values;
 };
 
+// What a recorded operation does. To numbers one by one, inputs a, b and c with the strides of `out`'s dimensions:
+enum EdgeOperationCode : int32_t {
+    OP_COPY = 0,   // a
+    OP_ADD,        // a + number * b
+    OP_SUB,        // a - number * b
+    OP_MUL,
+    OP_DIV,
+    OP_ADDCDIV,    // a + number * b / c
+    OP_MAXIMUM,    // of a and b; NaN where a is
+    OP_MINIMUM,
+    OP_SILU,
+    OP_GELU,       // by tanh
+    OP_ABS,
+    OP_ROUND,      // ties to even
+    OP_RECIPROCAL,
+    OP_SQRT,
+    OP_RSQRT,
+    OP_COS,
+    OP_SIN,
+    OP_HYPOT,      // sqrt(a^2 + b^2)
+    OP_REMAINDER,  // with the sign of b
+    OP_EQ,
+    OP_NE,
+    OP_LT,
+    OP_LE,
+    OP_GT,
+    OP_GE,
+    OP_NOT,
+    OP_AND,
+    OP_WHERE,      // a ? b : c
+    OP_TAKE,       // a moved by index[0] * index_stride
+    OP_PUT,        // a, to `out` moved by index[0] * index_stride
+    // Over the last dimension of a; the others are those of `out`:
+    OP_SOFTMAX,
+    OP_LENGTH,     // sqrt(sum a^2)
+    OP_LARGEST,    // and where c has a type, the place of the first of them
+    // out [batch, m, n] = number * sum over k of a [batch, m, k] b [batch, n, k], + c [batch, m, n] where it has a type;
+    // size is {batch, m, n, k}; in b one of the strides of n and k is 1.
+    OP_PRODUCT,
+};
+
+struct EdgeOperand {
+    void* data;
+    int64_t stride[4];  // in numbers
+    int32_t dtype;      // DT_F32, DT_BF16, DT_I64, DT_BOOL; DT_NONE: the operation's `constant`
+    int32_t reserved;
+};
+
+struct EdgeOperation {
+    int32_t code, reserved;
+    int64_t size[4];
+    EdgeOperand out, a, b, c;
+    double number, constant;
+    const int64_t* index;
+    int64_t index_stride, index_size;
+};
+
 struct EdgeChoice {
     int32_t token;  // -1: no token is allowed; -2: logits are not finite
     float logprob;
@@ -124,6 +181,12 @@ SMIDGEN_EDGE_EXPORT int32_t edge_top_logprobs(void* model, int32_t row, int32_t 
 SMIDGEN_EDGE_EXPORT int32_t edge_sample_logits(const EdgeSampling*, int32_t vocab, int32_t history_length,
                                                int32_t prompt_length, const int32_t* history, float* logits,
                                                int32_t draws, int32_t* tokens);
+
+// Recorded operations: threads that wait for them (isa: -1 for the best), then any number of lists. Running a list
+// returns 0, or -1 (edge_last_error).
+SMIDGEN_EDGE_EXPORT void* edge_recorded_create(int32_t threads, int32_t isa);
+SMIDGEN_EDGE_EXPORT void edge_recorded_destroy(void* runner);
+SMIDGEN_EDGE_EXPORT int32_t edge_recorded_run(void* runner, const EdgeOperation* operations, int64_t count);
 
 // One product alone, for tests: y [tokens, rows] = x [tokens, cols] times the packed matrix.
 SMIDGEN_EDGE_EXPORT int32_t edge_product(int32_t isa, const EdgeMatrix*, int32_t tokens, const float* x, float* y);

@@ -43,6 +43,25 @@ struct Inputs {
 // Whether `gemm` rounds the inputs of this matrix to bf16 where an instruction set multiplies pairs of them.
 inline bool takes_pairs(const Matrix& m) { return m.format == FMT_BF16 && m.activation == ACT_FLOAT && !m.block_scale; }
 
+// An input of `map`: numbers of DT_F32 or DT_BF16, or where `data` is null the one `value`.
+struct MapInput {
+    const void* data = nullptr;
+    int dtype = DT_F32;
+    float value = 0;
+};
+
+// What recorded operations are made of: `dtype` is DT_F32 or DT_BF16, sums are float32.
+struct RecordedKernels {
+    // y [m][row] = sum over i of rows [row][i] times x [m][i], `length` numbers; strides in numbers.
+    void (*dots)(int dtype, const void* rows, int64_t row_stride, int64_t count, int64_t length, const float* x, int64_t many,
+                 int64_t x_stride, float* y, int64_t y_stride);
+    // y [m][i] = sum over rows of w [m][row] times rows [row][i], `width` numbers.
+    void (*weighted)(int dtype, const void* rows, int64_t row_stride, int64_t count, int64_t width, const float* w,
+                     int64_t many, int64_t w_stride, float* y, int64_t y_stride);
+    // An operation of maps_vectors() on n numbers, three inputs.
+    void (*map)(int code, int64_t n, float number, const MapInput* inputs, void* out, int dtype);
+};
+
 struct Kernels {
     const char* name;
     int block;  // tokens of a block in `gemm`
@@ -78,6 +97,7 @@ struct Kernels {
     // vectors of a tile.
     void (*pack_int4)(const uint8_t* rows, int64_t row_bytes, int runs, uint8_t* tile);
     bool (*finite)(const float* x, int n);  // whether all numbers are
+    RecordedKernels recorded;
 };
 
 const Kernels* kernels_scalar();

@@ -5,13 +5,15 @@
 #include "kernels_gemm.h"
 #include "kernels_matvec.h"
 #include "kernels_packing.h"
+#include "kernels_recorded.h"
 
 namespace smidgen {
 namespace {
 
 constexpr Kernels make_table(const char* name) {
     return {name,   kBlock,      norm,       add_to, quantize, activate, matvec, gemm,
-            pack_values, pack_codes, scores, softmax,  mix,      sum_of, largest, kPackPairs, pack_int4, finite};
+            pack_values, pack_codes, scores, softmax,  mix,      sum_of, largest, kPackPairs, pack_int4, finite,
+            {dots, weighted, map}};
 }
 
 }  // namespace
