@@ -1,4 +1,4 @@
-"""What the native library does to tensors is what PyTorch does, on every instruction set and for sizes of any parity."""
+"""The native library does to tensors what PyTorch does, on every instruction set and for sizes of any parity."""
 
 from __future__ import annotations
 

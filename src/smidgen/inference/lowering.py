@@ -71,7 +71,9 @@ def make_runner() -> Runner | None:
     return Runner(torch.get_num_threads()) if is_available() else None
 
 
-def lowered(function: OpOverload, args: Sequence[Any], kwargs: dict[str, Any], results: Sequence[Tensor]) -> Operations | None:
+def lowered(
+    function: OpOverload, args: Sequence[Any], kwargs: dict[str, Any], results: Sequence[Tensor]
+) -> Operations | None:
     """`function(*args, **kwargs)` into `results`, or in place where there are none; None where it must stay a call."""
     rule = _RULES.get(function)
     if rule is None:
@@ -102,9 +104,7 @@ def _map(
     return [_operation(code, (*filled, *shape), operands[0], *ordered, number=float(number), constant=constant)]
 
 
-def _collapsed(
-    shape: Sequence[int], strides: Sequence[Sequence[int]]
-) -> tuple[tuple[int, ...], list[tuple[int, ...]]]:
+def _collapsed(shape: Sequence[int], strides: Sequence[Sequence[int]]) -> tuple[tuple[int, ...], list[tuple[int, ...]]]:
     """As few dimensions as the tensors of these strides can be walked through by; at least one."""
     sizes, steps = list[int](), [list[int]() for _ in strides]
     for dim, size in enumerate(shape):
@@ -278,9 +278,7 @@ def _largest(out: Tensor, a: Tensor, dim: Sequence[int] = (), keepdim: bool = Fa
     return _over_rows("largest", out if keepdim else out[..., None], a) if _is_last(dim, a) else None
 
 
-def _largest_and_place(
-    out: Tensor, place: Tensor, a: Tensor, dim: int, keepdim: bool = False
-) -> Operations | None:
+def _largest_and_place(out: Tensor, place: Tensor, a: Tensor, dim: int, keepdim: bool = False) -> Operations | None:
     if not _is_last([dim], a):
         return None
     return _over_rows("largest", *((out, a, place) if keepdim else (out[..., None], a, place[..., None])))
@@ -293,9 +291,7 @@ def _is_last(dim: Sequence[int] | None, a: Tensor) -> bool:
 # Products.
 
 
-def _product(
-    out: Tensor, a: Tensor, b: Tensor, added: Tensor | None = None, alpha: float = 1.0
-) -> Operations | None:
+def _product(out: Tensor, a: Tensor, b: Tensor, added: Tensor | None = None, alpha: float = 1.0) -> Operations | None:
     """`out [B, m, n] = alpha · a [B, m, k] b [B, k, n] + added`."""
     batches, rows, length = a.shape
     columns = b.shape[2]
@@ -330,9 +326,7 @@ def _bmm(out: Tensor, a: Tensor, b: Tensor) -> Operations | None:
     return _product(out, a, b)
 
 
-def _baddbmm(
-    out: Tensor, added: Tensor, a: Tensor, b: Tensor, beta: float = 1, alpha: float = 1
-) -> Operations | None:
+def _baddbmm(out: Tensor, added: Tensor, a: Tensor, b: Tensor, beta: float = 1, alpha: float = 1) -> Operations | None:
     return _product(out, a, b, added, alpha) if beta == 1 else None
 
 
