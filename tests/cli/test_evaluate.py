@@ -12,6 +12,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from smidgen.cli.main import main
@@ -75,6 +76,16 @@ def test_models_side_by_side(models: tuple[str, str], tmp_path: Path, capsys: py
     assert not re.search(r"url\(|@import", html)
     assert html.count('class="answer"') == len(lines)
     assert html.count("<circle") == 2 * 2 * 4  # models, forms, three groups and all together
+
+
+def test_a_model_without_a_tokenizer_is_measured_on_ids(
+    randomized_decoder: Callable[..., Any], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    save(randomized_decoder("elite-tiny", {"model.vocab_size": 64, "model.num_layers": 1}), tmp_path / "bare")
+    for name in ("train", "val"):
+        (np.arange(200, dtype=np.uint16) % 64).tofile(tmp_path / f"{name}.bin")
+    assert main(["evaluate", str(tmp_path / "bare"), "--data", str(tmp_path), "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["tokens"] == 199
 
 
 def test_a_page_shows_what_models_write_as_text(tmp_path: Path) -> None:

@@ -257,6 +257,12 @@ def cut_tokens(folder: Path) -> None:
     path.write_bytes(path.read_bytes()[:-1])
 
 
+def point_elsewhere(folder: Path) -> None:
+    (folder / "val-00000.bin").rename(folder.parent / "elsewhere.bin")
+    path = folder / "dataset.json"
+    path.write_text(path.read_text().replace("val-00000.bin", "../elsewhere.bin"))
+
+
 def edit_manifest(**changes: Any) -> Any:
     def edit(folder: Path) -> None:
         path = folder / "dataset.json"
@@ -277,6 +283,7 @@ def edit_manifest(**changes: Any) -> Any:
         ),
         (lambda folder: (folder / "dataset.json").write_text("{"), r"dataset\.json: damaged"),
         (lambda folder: (folder / "dataset.json").write_text("[]"), r"dataset\.json: damaged"),
+        (point_elsewhere, r"dataset\.json: damaged .*'\.\./elsewhere\.bin' is no name of a file in the folder"),
         (edit_manifest(version=99), r"version = 99"),
         (edit_manifest(dtype="float64"), r"dataset\.json: damaged"),
         (edit_manifest(splits={"train": []}), r"dataset\.json: damaged"),

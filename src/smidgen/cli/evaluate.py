@@ -22,7 +22,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from smidgen.data import Dataset
     from smidgen.evaluation.suite.items import Category
     from smidgen.evaluation.suite.results import ModelResult
 
@@ -234,25 +233,3 @@ def _write_answers(path: str, results: list[ModelResult]) -> None:
                 }
                 lines.append(json.dumps(record, ensure_ascii=False) + "\n")
     write_text(Path(path), "".join(lines))
-
-
-def check_tokenizer(model: str, dataset: Dataset) -> None:
-    """Refuse a dataset whose ids mean something else to the model than to its tokenizer."""
-    from smidgen.data import compatibility
-    from smidgen.folders import load_tokenizer
-    from smidgen.runtime.errors import ModelFolderError
-
-    try:
-        tokenizer = load_tokenizer(model)
-    except ModelFolderError:
-        return  # a preset or a bare model has no tokenizer; the ids themselves are checked
-    compatibility.check_tokenizer(dataset, dataset.path, tokenizer, model)
-
-
-def read_text(path: Path) -> str:
-    from smidgen.runtime.errors import DataError
-
-    try:
-        return path.read_text(encoding="utf-8")
-    except UnicodeDecodeError as error:
-        raise DataError(f"{path}: not UTF-8 at byte {error.start}; convert it first") from None

@@ -164,16 +164,18 @@ def _loss(opened: Opened) -> Mapping[str, Any]:
 
 
 def _by_torch(opened: Opened) -> Perplexity:
-    from smidgen.cli.evaluate import check_tokenizer
-    from smidgen.data import Dataset
+    from smidgen.data import Dataset, compatibility
     from smidgen.evaluation.perplexity import evaluate_dataset, evaluate_text
+    from smidgen.folders.loading import optional_tokenizer
 
     args = opened.args
     options: dict[str, Any] = {"seq_len": args.seq_len, "batch_size": args.batch_size, "stride": args.stride}
     if args.data is None:
         return evaluate_text(opened.decoder, opened.tokenizer, _text(args), **options)
     dataset = Dataset.open(args.data)
-    check_tokenizer(opened.name, dataset)
+    tokenizer = optional_tokenizer(opened.name)
+    if tokenizer is not None:  # else the ids themselves are checked
+        compatibility.check_tokenizer(dataset, dataset.path, tokenizer, opened.name)
     return evaluate_dataset(opened.decoder, dataset, split=args.split or "val", max_tokens=args.tokens, **options)
 
 
@@ -202,9 +204,17 @@ def _by_logits(opened: Opened, context: int) -> Perplexity:
     return evaluate_logits(opened.logits, windows, bytes_per_token)
 
 
-def _text(args: argparse.Namespace) -> str:
-    from smidgen.cli.evaluate import read_text
+def read_text(path: Path) -> str:
+    """A file of UTF-8 text; raises DataError for one of another encoding."""
+    from smidgen.runtime.errors import DataError
 
+    try:
+        return path.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise DataError(f"{path}: not UTF-8 at byte {error.start}; convert it first") from None
+
+
+def _text(args: argparse.Namespace) -> str:
     if args.text != "-":
         return read_text(Path(args.text))
     if not hasattr(args, "standard_input"):  # read once for all models

@@ -169,7 +169,7 @@ def _windows(args: argparse.Namespace, model: Decoder, source: str, split: str) 
 
 
 def _text_ids(model: str, path: str, budget: int) -> list[int]:
-    from smidgen.cli.evaluate import read_text
+    from smidgen.cli.evaluating import read_text
     from smidgen.folders import load_tokenizer
     from smidgen.runtime.errors import DataError
 
@@ -184,7 +184,7 @@ def _sample(args: argparse.Namespace, model: Decoder) -> tuple[Callable[[Decoder
 
     Read before anything is written, so that a mistake in it costs nothing.
     """
-    from smidgen.cli.evaluate import read_text
+    from smidgen.cli.evaluating import read_text
     from smidgen.data import Dataset
     from smidgen.evaluation.perplexity import evaluate_dataset, evaluate_text
     from smidgen.folders import load_tokenizer

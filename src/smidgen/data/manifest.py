@@ -128,6 +128,9 @@ def _shards(tree: Sequence[Mapping[str, Any]]) -> tuple[ShardRecord, ...]:
         for name, expected in ShardRecord.__annotations__.items():
             if type(getattr(record, name)).__name__ != expected:
                 raise TypeError(f"{name} {getattr(record, name)!r}")
+        for file in (record.file, record.offsets, record.mask):
+            if file != Path(file).name:
+                raise ValueError(f"{file!r} is no name of a file in the folder")
     return records
 
 

@@ -53,13 +53,14 @@ class Tokens:
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> NDArray[Any]:
         return np.array(self[:], dtype=dtype, copy=copy)
 
-    def windows(self, starts: NDArray[np.int64], length: int) -> NDArray[np.int64]:
-        """`length` ids from each start, int64 [len(starts), length]; zeros past the end of the stream."""
-        windows = np.empty((len(starts), length), np.int64)
-        for row, start in zip(windows, starts.tolist(), strict=True):
+    def windows(self, starts: NDArray[np.int64], length: int) -> NDArray[Any]:
+        """`length` ids from each start, [len(starts), length] in the files' dtype; zeros past the end of the stream."""
+        # The files' narrow type: a quarter of the memory traffic of the int64 that batches are made of.
+        windows = np.empty((len(starts), length), self.dtype)
+        for row, start in enumerate(starts.tolist()):
             part = self[start : start + length]
-            row[: len(part)] = part
-            row[len(part) :] = 0
+            windows[row, : len(part)] = part
+            windows[row, len(part) :] = 0
         return windows
 
     def check_vocab(self, vocab_size: int) -> None:

@@ -101,7 +101,7 @@ def count_windows(split: Split, seq_len: int) -> int:
 
 def assemble(split: Split, starts: Int64Array, seq_len: int, masked: bool) -> Batch:
     """The batch of the windows that begin at `starts` (int64 [B]), with document masks where `masked`."""
-    tokens = _read(split, starts, seq_len + 1)
+    tokens = split.tokens.windows(starts, seq_len + 1)
     check_ids(split, tokens)
     labels = tokens[:, 1:].astype(np.int64)
     for row in np.flatnonzero(starts + seq_len >= split.num_tokens):
@@ -131,18 +131,6 @@ def check_rising(split: Split, rising: bool) -> None:
         raise DataError(
             f"the {split.name} split's document offsets do not rise: damaged; prepare or copy the data again"
         )
-
-
-def _read(split: Split, starts: Int64Array, length: int) -> NDArray[Any]:
-    """`length` ids from each start [len(starts), length] in the file's dtype; zeros past the end of the stream."""
-    tokens = split.tokens
-    # The file's narrow type: a quarter of the memory traffic until labels and inputs are written.
-    windows = np.empty((len(starts), length), tokens.dtype)
-    for row, start in enumerate(starts.tolist()):
-        part = tokens[start : start + length]
-        windows[row, : len(part)] = part
-        windows[row, len(part) :] = 0
-    return windows
 
 
 def _document_begins(split: Split, tokens: NDArray[Any], starts: Int64Array) -> tuple[Int64Array, Int64Array] | None:

@@ -14,7 +14,7 @@ from smidgen.folders.memory import check_random_model
 from smidgen.folders.model_folder import load_folder, read_model_config
 from smidgen.folders.resolve import resolve
 from smidgen.model import Decoder
-from smidgen.runtime.errors import ModelFolderError
+from smidgen.runtime.errors import MissingTokenizerError, ModelFolderError
 from smidgen.runtime.protocols import Tokenizer
 from smidgen.tokenization import load_tokenizer as load_tokenizer_files
 
@@ -73,3 +73,13 @@ def load_tokenizer(model: str | Path) -> Tokenizer:
     if is_adapter_folder(folder) and not (folder / "tokenizer_config.json").is_file():
         folder = base_of(folder)
     return load_tokenizer_files(folder)
+
+
+def optional_tokenizer(model: str | Path) -> Tokenizer | None:
+    """The same; None for a preset, and where there are no files of one. A damaged one is an error."""
+    if resolve(model).folder is None:
+        return None
+    try:
+        return load_tokenizer(model)
+    except MissingTokenizerError:
+        return None

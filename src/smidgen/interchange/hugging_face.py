@@ -13,11 +13,12 @@ from smidgen.folders.adapter import is_adapter_folder
 from smidgen.folders.architectures import architecture_of, read_json
 from smidgen.folders.atomic import new_folder
 from smidgen.folders.end_tokens import end_tokens
+from smidgen.folders.loading import optional_tokenizer
 from smidgen.folders.model_folder import CONFIG, GENERATION_CONFIG, read_model_config
 from smidgen.folders.weights import WEIGHTS
 from smidgen.interchange.measurements import measurements_of, quantization_loss_of
 from smidgen.interchange.model_card import model_card
-from smidgen.interchange.source import load_merged, optional_tokenizer, update_json, write_ends
+from smidgen.interchange.source import load_merged, update_json, write_ends
 from smidgen.model import count_parameters
 from smidgen.runtime.errors import InterchangeError, MissingDependencyError
 

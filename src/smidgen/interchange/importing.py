@@ -9,11 +9,12 @@ from pathlib import Path
 from smidgen.folders import check_target, load_folder, save
 from smidgen.folders.adapter import is_adapter_folder
 from smidgen.folders.end_tokens import end_tokens
+from smidgen.folders.loading import optional_tokenizer
 from smidgen.folders.model_folder import GENERATION_CONFIG
 from smidgen.interchange.checkpoints.importing import Hints, import_checkpoint
 from smidgen.interchange.gguf.importing import import_gguf
 from smidgen.interchange.imported import Imported
-from smidgen.interchange.source import optional_tokenizer, write_ends
+from smidgen.interchange.source import write_ends
 from smidgen.runtime.errors import InterchangeError
 from smidgen.runtime.protocols import Tokenizer
 from smidgen.tokenization import load_tokenizer as load_tokenizer_files

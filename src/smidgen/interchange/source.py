@@ -8,11 +8,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from smidgen.folders import load, load_tokenizer, resolve
+from smidgen.folders import load, load_tokenizer
 from smidgen.folders.end_tokens import end_tokens_of
+from smidgen.folders.loading import optional_tokenizer
 from smidgen.folders.model_folder import GENERATION_CONFIG
 from smidgen.model import Decoder
-from smidgen.runtime.errors import InterchangeError, TokenizerError
+from smidgen.runtime.errors import InterchangeError
 from smidgen.runtime.fields import read_json
 from smidgen.runtime.protocols import Tokenizer
 from smidgen.tuning.merged_models import merge_adapter
@@ -53,18 +54,6 @@ def load_merged(model: str | Path) -> Decoder:
             f"{model}: is an adapter on a base that rounds its weights or activations, so that no one weight has both; "
             f"make a model of it that rounds the sum, 'smidgen merge --lora {model} --round --out DIR', and take that"
         ) from None
-
-
-def optional_tokenizer(model: str | Path) -> Tokenizer | None:
-    """None for a preset, and where there are no files of one; a damaged one is an error."""
-    if resolve(model).folder is None:
-        return None
-    try:
-        return load_tokenizer(model)
-    except TokenizerError as error:
-        if "no tokenizer here" in str(error):
-            return None
-        raise
 
 
 def write_ends(folder: Path, end_ids: Sequence[int], tokenizer: Tokenizer | None) -> None:

@@ -15,6 +15,10 @@ class TokenizerError(SmidgenError):
     """A tokenizer cannot be trained, loaded, or cannot represent the given text."""
 
 
+class MissingTokenizerError(TokenizerError):
+    """A folder has no tokenizer: none of the files that one is read from."""
+
+
 class DataError(SmidgenError):
     """A source or dataset folder is missing, malformed, or does not fit the model."""
 

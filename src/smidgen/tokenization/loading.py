@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from smidgen.runtime.errors import TokenizerError
+from smidgen.runtime.errors import MissingTokenizerError, TokenizerError
 from smidgen.tokenization.base import BaseTokenizer
 from smidgen.tokenization.files import (
     ADDED_TOKENS,
@@ -58,7 +58,7 @@ def _vocabulary_files(folder: Path) -> list[Path]:
     names = [TOKENIZER_JSON, SENTENCEPIECE_MODEL, VOCABULARY]
     files = [folder / name for name in names if (folder / name).is_file()]
     if not files:
-        raise TokenizerError(
+        raise MissingTokenizerError(
             f"{folder}: no tokenizer here; expected {TOKENIZER_JSON}, {SENTENCEPIECE_MODEL}, or {VOCABULARY} with "
             f"{MERGES}"
         )
