@@ -95,6 +95,7 @@ def test_layer_pattern_repeats() -> None:
             ["model.attention.num_heads = 7", "does not divide hidden_size 128", "head_dim"],
         ),
         ({"model.attention.num_kv_heads": 3}, ["num_kv_heads = 3", "does not divide num_heads 4", "[1, 2, 4]"]),
+        ({"model.attention.num_heads": 2**53, "model.attention.num_kv_heads": 3}, ["num_kv_heads = 3", "[1, 2, 4"]),
         ({"model.attention.head_dim": 33}, ["head_dim = 33", "even"]),
         ({"training.schedule.eta_min": 1.0}, ["training.schedule.eta_min = 1.0", "above training.lr"]),
         ({"training.schedule.second_stage_lr": 1e-4}, ["second_stage_lr", "two_stage"]),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import random
 import struct
@@ -25,13 +26,13 @@ def mutate_json(value: Any, draw: random.Random) -> Any:
         elif change == 1 and isinstance(holder, dict):
             holder[str(key) + draw.choice(("s", "_", " "))] = holder.pop(key)
         elif change == 2 and isinstance(holder, list):
-            holder.insert(key, holder[draw.randrange(len(holder))])
+            holder.insert(key, copy.deepcopy(holder[draw.randrange(len(holder))]))
         elif isinstance(holder[key], str) and draw.random() < 0.5:
             holder[key] = mutate_text(holder[key], draw)
         elif isinstance(holder[key], int | float) and draw.random() < 0.5:
             holder[key] = draw.choice(NUMBERS)
         else:
-            holder[key] = draw.choice(VALUES)
+            holder[key] = copy.deepcopy(draw.choice(VALUES))  # its lists are changed by later changes
     return tree
 
 

@@ -272,5 +272,6 @@ class ModelConfig(Part):
         return -(-self.vocab_size // multiple) * multiple
 
 
-def divisors(n: int) -> list[int]:
-    return [d for d in range(1, n + 1) if n % d == 0]
+def divisors(n: int, most: int = 1024) -> list[int]:
+    """Those up to `most`, to be named in a message: a damaged file's n may be 2⁶³."""
+    return [d for d in range(1, min(n, most) + 1) if n % d == 0]

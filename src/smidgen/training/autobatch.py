@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 import torch
 
 from smidgen.config import AUTO_BATCH_SIZE, Config, TrainingConfig
+from smidgen.config.model import divisors
 from smidgen.model import Decoder
 from smidgen.runtime.errors import ConfigError
 from smidgen.runtime.memory import available_memory
@@ -62,7 +63,7 @@ def resolve_batch_size(
     length = training.seq_len or config.model.max_seq_len
     total = _sequences_per_step(training, length, ranks.batch_size)
     most = min(MOST_TOKENS // length, data.per_epoch // ranks.batch_size)
-    candidates = _divisors(total) if total else _round_numbers(most)
+    candidates = divisors(total, MOST_TOKENS) if total else _round_numbers(most)
 
     def batch_of(count: int) -> Batch:
         return to_device(data.batch(0, count), device)
@@ -160,10 +161,6 @@ def _sequences_per_step(training: TrainingConfig, length: int, shares: int) -> i
             f" use {max(round(tokens / smallest), 1) * smallest}"
         )
     return tokens // smallest
-
-
-def _divisors(number: int) -> list[int]:
-    return [count for count in range(1, number + 1) if number % count == 0]
 
 
 def _round_numbers(most: int) -> list[int]:
