@@ -55,6 +55,21 @@ def test_a_report_of_size_loss_and_speed(
     assert main(["generate", str(out), "Once", "--max-new-tokens", "3"]) == 0
 
 
+def test_overrides_are_stored_and_reported(model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    options = ["--scheme", "int4", "--override", "down_proj=int8", "--override", "layers.0.*=bf16"]
+    figures = quantize(capsys, model, *options, "--out", tmp_path / "mixed")
+    assert figures["overrides"] == {"down_proj": "int8", "layers.0.*": "bf16"}
+    assert sum(part["bytes"] for part in figures["parts"]) == figures["bytes"]
+    loaded = smidgen.load(tmp_path / "mixed")
+    assert loaded.config.quantization is not None
+    assert loaded.config.quantization.storage("model.layers.0.mlp.down_proj").scheme == "int8"
+    assert loaded.config.quantization.storage("model.layers.0.mlp.up_proj").scheme == "bf16"
+    assert main(["quantize", str(model), *options, "--out", str(tmp_path / "again")]) == 0
+    shown = capsys.readouterr().out
+    assert "projections  int4/32" in shown
+    assert "int4, down_proj=int8, layers.0.*=bf16" in shown
+
+
 def test_a_table_for_people(model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["quantize", str(model), "--scheme", "int8", "--out", str(tmp_path / "int8")]) == 0
     shown = capsys.readouterr().out
@@ -70,6 +85,13 @@ def test_a_table_for_people(model: Path, tmp_path: Path, capsys: pytest.CaptureF
         (["--scheme", "int4", "--method", "gptq"], ["gptq", "--calibration"]),
         (["--scheme", "int8", "--head", "int8", "--embedding", "int4"], ["head", "tied"]),
         (["--scheme", "int8", "--calibration", "x"], ["--calibration", "nearest"]),
+        (["--scheme", "int4", "--override", "down=int8"], ["down = int8", "matches no projection", "mlp.down_proj"]),
+        (["--scheme", "int4", "--override", "down_proj=int3"], ["down_proj = int3", "'int4/64'"]),
+        (["--scheme", "int4", "--override", "down_proj"], ["--override down_proj", "PATTERN=SCHEME"]),
+        (
+            ["--scheme", "int4", "--override", "q_proj=int8", "--override", "q_proj=bf16"],
+            ["q_proj=bf16", "q_proj=int8"],
+        ),
         (["--scheme", "fp8_block", "--method", "awq", "--calibration", "STORY"], ["awq", "fp8_block"]),
         (["--scheme", "int8", "--data", "nowhere"], ["nowhere"]),
         (["--scheme", "int8", "--text", "nowhere"], ["nowhere"]),

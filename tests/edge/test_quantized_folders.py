@@ -47,6 +47,7 @@ SCHEMES: dict[str, dict[str, Any]] = {
     "ternary-int8": {"scheme": "ternary", "head": "int8", "embedding": "int8"},
     "fp8_block": {"scheme": "fp8_block"},
     "fp8_tensor": {"scheme": "fp8_tensor"},
+    "mixed": {"scheme": "int4", "overrides": {"down_proj": "int8", "o_proj": "int4/64"}},
 }
 IDS = torch.randint(0, 300, (40,), generator=torch.Generator().manual_seed(3)).tolist()
 TEXTS = [IDS[start : start + 6] for start in range(0, 36, 2)]
@@ -201,6 +202,16 @@ def test_schemes_differ_by_layer(quantized: Callable[..., Path], tmp_path: Path,
     with torch.no_grad():
         expected = model(torch.tensor([IDS]))[0].numpy()
     np.testing.assert_allclose(engine(mixed).forward(IDS), expected, atol=3e-5 * np.abs(expected).max())
+
+
+@pytest.mark.parametrize("scheme", ["int4", "fp8_block"])
+@pytest.mark.parametrize("family", ["elite", "tilda"])
+def test_projections_that_stay_floats(quantized: Callable[..., Path], family: str, scheme: str) -> None:
+    folder = quantized(family, scheme=scheme, overrides={"o_proj": "bf16"})
+    expected = one_text(folder)
+    for options in held_as(scheme):
+        result = engine(folder, **options).forward(IDS)
+        np.testing.assert_allclose(result, expected, atol=3e-5 * np.abs(expected).max(), err_msg=str(options))
 
 
 def test_bitnet_layers_that_divide(quantized: Callable[..., Path], tmp_path: Path) -> None:

@@ -208,7 +208,7 @@ def test_a_code_that_is_not_ternary_is_refused(tmp_path: Path) -> None:
     ("changes", "named"),
     [
         ({"quant_method": "gptq"}, ["quant_method", '"gptq"', "compressed-tensors"]),
-        ({"ignore": ["lm_head", "model.layers.0.mlp.up_proj"]}, ["ignore", "up_proj"]),
+        ({"ignore": ["re:.*"]}, ["config_groups", "no projection"]),
         ({"config_groups": {}}, ["config_groups"]),
         ({"kv_cache_scheme": {"num_bits": 8}}, ["kv_cache_scheme"]),
     ],

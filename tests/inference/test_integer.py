@@ -88,6 +88,33 @@ def test_int4_logits_are_those_of_the_definition(preset: str, activation_bits: i
     assert distance < 1.5 * float((dense - expected).norm() / expected.norm()) + 1e-3
 
 
+UNEQUAL = [
+    {"k_proj": "int8", "down_proj": "int8"},
+    {"k_proj": "int4/64", "gate_proj": "int4/64"},
+    {"v_proj": "bf16", "up_proj": "int8"},
+]
+
+
+@pytest.mark.skipif(not torch.cpu._is_avx512_supported(), reason="no fast int4 products (AVX-512)")
+@pytest.mark.parametrize("activation_bits", [8, 16])
+@pytest.mark.parametrize("overrides", UNEQUAL, ids=str)
+def test_projections_of_unequal_schemes_stay_apart(overrides: dict[str, Any], activation_bits: int) -> None:
+    """Of the first layer, whose q, k and v differ; those of the second are alike and become one product."""
+    named = {f"layers.0.*.{name}": scheme for name, scheme in overrides.items()}
+    scheme = {"scheme": "int4", "activation_bits": activation_bits, "overrides": named}
+    model = quantized("elite-tiny", scheme)
+    ids = torch.tensor(make_prompts((20,)))
+    with torch.inference_mode():
+        expected = model(ids)
+        model.compute_dtype = torch.bfloat16
+        ready = fuse(frozen.frozen(model))
+        assert ready.layers[0].self_attn.fused is None
+        assert isinstance(ready.layers[1].self_attn.fused, FusedIntegers)
+        logits, dense = head_product(ready, ready.hidden(ids)), model(ids)
+    distance = float((logits - expected).norm() / expected.norm())
+    assert distance < 1.5 * float((dense - expected).norm() / expected.norm()) + 1e-3
+
+
 def test_int4_weights_are_what_they_stand_for() -> None:
     model = quantized("elite-tiny", {"scheme": "int4", "group_size": 32})
     linear = model.layers[0].mlp.down_proj
@@ -103,6 +130,7 @@ def test_int4_weights_are_what_they_stand_for() -> None:
 EVERY_SCHEME = [
     *(("elite-tiny", {"scheme": scheme}) for scheme in ("int8", "int4", "fp8_block", "fp8_tensor")),
     ("elite-tiny", {"scheme": "int4", "symmetric": False, "head": "int4", "embedding": "int4"}),
+    ("elite-tiny", {"scheme": "int4", "overrides": {"layers.0.*": "bf16", "k_proj": "int8", "up_proj": "fp8_tensor"}}),
     ("tinylm-tiny", {"scheme": "ternary", "activation_bits": 8}),
 ]
 

@@ -2,6 +2,7 @@
 
 Example: smidgen quantize runs/demo --scheme int4 --out demo-int4 --data data
          smidgen quantize runs/demo --scheme int4 --method gptq --calibration data --out demo-int4 --data data
+         smidgen quantize runs/demo --scheme int4 --override 'down_proj=int8' --override 'layers.0.*=bf16' --out mixed
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ import argparse
 import json
 import sys
 from collections.abc import Callable
+from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,7 +20,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from smidgen.config import ModelConfig, Quantization
-    from smidgen.evaluation.quantization import Comparison
+    from smidgen.evaluation.quantization import Comparison, PartSize
     from smidgen.evaluation.sliding import Perplexity
     from smidgen.model import Decoder
 
@@ -44,6 +46,14 @@ def configure(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--group-size", type=int, choices=[32, 64, 128], help="of int4 (default: 32)")
     parser.add_argument("--asymmetric", action="store_true", help="int4 with a zero point a group")
+    parser.add_argument(
+        "--override",
+        action="append",
+        default=[],
+        metavar="PATTERN=SCHEME",
+        help="projections stored otherwise, by a pattern of their names: down_proj=int8, 'layers.0.*=bf16'; bf16, "
+        "int8, int4, int4/64, fp8_tensor; may be given again, the first that matches decides",
+    )
     for part in ("head", "embedding"):
         parser.add_argument(
             f"--{part}",
@@ -115,7 +125,8 @@ def _check(args: argparse.Namespace) -> None:
         args.usage_error("--calibration-tokens needs --calibration")
     if args.tokens is not None and not (args.data or args.text):
         args.usage_error("--tokens needs --data or --text")
-    if "int4" not in (args.scheme, args.head, args.embedding):
+    overrides = [text.rpartition("=")[2].partition("/")[0] for text in args.override]
+    if "int4" not in (args.scheme, args.head, args.embedding, *overrides):
         for flag, is_given in (("group-size", args.group_size is not None), ("asymmetric", args.asymmetric)):
             if is_given:
                 args.usage_error(f"--{flag} is of int4, and nothing becomes int4 here")
@@ -143,8 +154,23 @@ def _quantization(args: argparse.Namespace, model: ModelConfig) -> Quantization:
             "head": head or "bf16",
             "embedding": embedding or "bf16",
             "activation_bits": bits if bits is not None else 8 if model.rounds_activations else 16,
+            "overrides": _overrides(args.override),
         },
     )
+
+
+def _overrides(given: list[str]) -> dict[str, str]:
+    from smidgen.runtime.errors import ConfigError
+
+    overrides: dict[str, str] = {}
+    for text in given:
+        pattern, has_scheme, scheme = text.rpartition("=")
+        if not (pattern and has_scheme and scheme):
+            raise ConfigError(f"--override {text}: write PATTERN=SCHEME, such as down_proj=int8")
+        if pattern in overrides:
+            raise ConfigError(f"--override {text}: {pattern}={overrides[pattern]} decides already; give one of them")
+        overrides[pattern] = scheme
+    return overrides
 
 
 def _windows(args: argparse.Namespace, model: Decoder, source: str, split: str) -> list[Tensor]:
@@ -215,6 +241,7 @@ def _figures(args: argparse.Namespace, quantization: Quantization, comparison: C
         "bytes_before": before.bytes,
         "bits_per_weight": after.bits_per_weight,
         "projection_bits": after.projection_bits,
+        "parts": [asdict(part) | {"bits_per_weight": part.bits_per_weight} for part in after.parts],
     }
     if comparison is not None:
         figures |= {
@@ -253,6 +280,18 @@ def _print(args: argparse.Namespace, comparison: Comparison | None, sizes: Any) 
         if comparison.speed_before is not None and comparison.speed is not None:
             rows.append(["tokens a second, PyTorch", f"{comparison.speed_before:.0f}", f"{comparison.speed:.0f}"])
     print_table(["", "before", args.scheme], rows)
-    print(f'\n{args.out}: {args.scheme}, {args.method}. Next: smidgen generate {args.out} "Once"')
+    if args.override:
+        print()
+        headers = ["part", "scheme", "matrices", "weights", "size", "bits a weight"]
+        print_table(headers, [_part_row(part) for part in after.parts])
+    schemes = ", ".join([args.scheme, *args.override])
+    print(f'\n{args.out}: {schemes}, {args.method}. Next: smidgen generate {args.out} "Once"')
     if comparison is None:
         print("--data DIR or --text FILE measures what it lost.")
+
+
+def _part_row(part: PartSize) -> list[str]:
+    from smidgen.cli.tables import format_bytes
+
+    bits = f"{part.bits_per_weight:.2f}"
+    return [part.part, part.scheme, f"{part.matrices:,}", f"{part.weights:,}", format_bytes(part.bytes), bits]

@@ -33,7 +33,7 @@ from smidgen.config.optimization import (
     Schedule,
     ScheduleFreeAdamW,
 )
-from smidgen.config.quantization import Quantization, Scheme, VocabularyScheme
+from smidgen.config.quantization import Quantization, Scheme, Storage, VocabularyScheme
 from smidgen.config.run import Config, DataConfig, TokenizerConfig
 from smidgen.config.training import AUTO_BATCH_SIZE, TrainingConfig
 from smidgen.config.tuning import Distillation, Dpo, Sft, TuningConfig
@@ -67,6 +67,7 @@ __all__ = [
     "ScheduleFreeAdamW",
     "Scheme",
     "Sft",
+    "Storage",
     "TernaryLinear",
     "TokenizerConfig",
     "TrainingConfig",

@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, PositiveFloat, PositiveInt, Strict, model_validator
 
 from smidgen.config.parts import Part, impossible
-from smidgen.config.quantization import Quantization, check_quantization
+from smidgen.config.quantization import Quantization, Storage, check_overrides, check_quantization
 
 LayerType = Literal["full", "sliding"]
 
@@ -247,7 +247,30 @@ class ModelConfig(Part):
             check_quantization(
                 self.quantization, self.linear.kind, self.rounds_activations, tied=self.tie_word_embeddings
             )
+            check_overrides(self.quantization, self.projections, self.num_layers, self.linear.kind)
         return self
+
+    @property
+    def projections(self) -> tuple[str, ...]:
+        """Names of the projections of a layer, below it."""
+        attention = self.attention
+        if isinstance(attention, LatentAttention):
+            query = ("q_a_proj", "q_b_proj") if attention.q_lora_rank else ("q_proj",)
+            mixing = (*query, "kv_a_proj_with_mqa", "kv_b_proj", "o_proj")
+        else:
+            mixing = ("q_proj", "k_proj", "v_proj", "o_proj")
+        feeding = (*(("gate_proj",) if self.feed_forward.gated else ()), "up_proj", "down_proj")
+        return (*(f"self_attn.{name}" for name in mixing), *(f"mlp.{name}" for name in feeding))
+
+    @property
+    def projection_storages(self) -> frozenset[Storage]:
+        """How the projections of a quantised model are stored."""
+        if self.quantization is None:
+            return frozenset()
+        if not self.quantization.overrides:
+            return frozenset((self.quantization.storage(""),))
+        names = (f"model.layers.{index}.{name}" for index in range(self.num_layers) for name in self.projections)
+        return frozenset(map(self.quantization.storage, names))
 
     @property
     def rounds_activations(self) -> bool:

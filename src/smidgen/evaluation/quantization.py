@@ -8,18 +8,37 @@ from dataclasses import dataclass
 from statistics import median
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
+from smidgen.config import Storage
 from smidgen.evaluation.sliding import Perplexity
 from smidgen.inference import TorchEngine
 from smidgen.model import Decoder, count_parameters
 from smidgen.model.linear import Linear
 from smidgen.model.quantized import StoredMatrix
+from smidgen.model.vocabulary import VocabularyMatrix
 from smidgen.runtime.sampling import SamplingParams
 
 DECODED = 32
 """Tokens of a measurement of speed."""
 _REPEATS = 3
+
+
+@dataclass(frozen=True, slots=True)
+class PartSize:
+    """What the matrices of one kind take that are stored alike, scales counted in."""
+
+    part: str
+    """projections, embedding, head or norms."""
+    scheme: str
+    """As in `Storage.label`; fp32 in a model of floats."""
+    matrices: int
+    weights: int
+    bytes: int
+
+    @property
+    def bits_per_weight(self) -> float:
+        return 8 * self.bytes / self.weights
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,6 +51,8 @@ class Size:
     """Over all weights, scales counted in."""
     projection_bits: float
     """Over the weights of attention and feed-forward alone."""
+    parts: tuple[PartSize, ...]
+    """They add up to `bytes`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,17 +110,39 @@ def model_size(model: Decoder) -> Size:
     """Bytes and bits of the weights as `save` writes them: stored matrices as they are, float32 for a model of floats,
     bfloat16 for the floats of a quantised one."""
     float_bytes = 4 if model.config.quantization is None else 2
-    total = projections = weights = 0
-    for module in model.modules():
+    found: dict[tuple[str, str], list[int]] = {}
+    for name, module in model.named_modules():
+        weights = sum(parameter.numel() for parameter in module.parameters(recurse=False))
+        size = weights * float_bytes
         if isinstance(module, StoredMatrix):
-            size = sum(tensor.nbytes for tensor in module.stored.values())
-        else:
-            size = sum(parameter.numel() for parameter in module.parameters(recurse=False)) * float_bytes
-        total += size
-        if isinstance(module, Linear):
-            projections += size
-            weights += module.in_features * module.out_features
-    return Size(total, 8 * total / count_parameters(model.config), 8 * projections / weights)
+            weights, size = module.size[0] * module.size[1], sum(tensor.nbytes for tensor in module.stored.values())
+        if weights:
+            counts = found.setdefault(_part_and_scheme(model, name, module), [0, 0, 0])
+            counts[:] = [a + b for a, b in zip(counts, (1, weights, size), strict=True)]
+    parts = sorted((PartSize(*key, *counts) for key, counts in found.items()), key=_order)
+    total = sum(part.bytes for part in parts)
+    projections = [part for part in parts if part.part == "projections"]
+    projection_bits = 8 * sum(part.bytes for part in projections) / sum(part.weights for part in projections)
+    return Size(total, 8 * total / count_parameters(model.config), projection_bits, tuple(parts))
+
+
+def _order(part: PartSize) -> tuple[int, int]:
+    return ("embedding", "projections", "head", "norms").index(part.part), -part.weights
+
+
+def _part_and_scheme(model: Decoder, name: str, module: nn.Module) -> tuple[str, str]:
+    quantization = model.config.quantization
+    if isinstance(module, Linear):
+        part, storage = "projections", None if quantization is None else quantization.storage(name)
+    elif isinstance(module, VocabularyMatrix):
+        part = "embedding" if name.endswith("embed_tokens") else "head"
+        storage = None
+        if quantization is not None:
+            scheme = quantization.embedding if part == "embedding" else quantization.head
+            storage = quantization.vocabulary_storage(scheme)
+    else:
+        part, storage = "norms", None if quantization is None else Storage("bf16")
+    return part, "fp32" if storage is None else storage.label
 
 
 @torch.inference_mode()

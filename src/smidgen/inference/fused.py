@@ -46,7 +46,8 @@ class FusedIntegers(nn.Module):
 
 def fuse(model: Decoder) -> Decoder:
     """Fuse the projections of a frozen decoder (see `frozen`), in place: q, k and v; gate and up; of latent attention
-    those of its input. Projections whose inputs are rounded differently stay apart. Returns the model.
+    those of its input. Projections whose inputs are rounded differently, or that are stored in different integers, stay
+    apart. Returns the model.
     """
     with torch.no_grad():
         for module in model.modules():
@@ -69,12 +70,17 @@ def _fuse(parent: GroupedQueryAttention | LatentAttention | FeedForward, *names:
         make = FusedIntegers
     else:
         return
-    if not all(_equal_rounding(linear, linears[0]) for linear in linears):
+    if not all(_equal_rounding(linear, linears[0]) and _equal_groups(linear, linears[0]) for linear in linears):
         return
     parent.fused = make(linears)
     for name in names:
         # Not None: to latent attention that says that there is another projection.
         setattr(parent, name, nn.Identity())
+
+
+def _equal_groups(first: _Projection, second: _Projection) -> bool:
+    """Whether both are of int4 with as many columns a scale, or neither is of int4."""
+    return getattr(first, "group_size", None) == getattr(second, "group_size", None)
 
 
 def _equal_rounding(first: _Projection, second: _Projection) -> bool:

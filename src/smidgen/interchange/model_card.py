@@ -69,6 +69,7 @@ def _stored(config: ModelConfig, dtype: str) -> str:
     if scheme == "int4":
         symmetry = "" if quantization.symmetric else ", with zero points"
         scheme += f" in groups of {quantization.group_size}{symmetry}"
+    scheme += "".join(f", {pattern} {other}" for pattern, other in quantization.overrides.items())
     if quantization.activation_bits == 8:
         scheme += ", inputs rounded to 8 bits"
     return f"quantized: {scheme}; embedding {quantization.embedding}, head {quantization.head}"
@@ -113,7 +114,12 @@ def _lost(loss: QuantizationLoss) -> list[str]:
 def loads_in_transformers(config: ModelConfig) -> bool:
     """Whether transformers has a layer for each matrix of a model; see docs/quantization.md."""
     quantization = config.quantization
-    if quantization is None or quantization.head == quantization.embedding == "bf16":
+    if quantization is None:
+        return True
+    stored = {storage for storage in config.projection_storages if storage.scheme != "bf16"}
+    if len(stored) > 1 and not quantization.symmetric and any(storage.scheme == "int4" for storage in stored):
+        return False
+    if quantization.head == quantization.embedding == "bf16":
         return True
     if quantization.scheme in ("ternary", "fp8_block") or "int4" in (quantization.embedding, quantization.head):
         return False
@@ -122,7 +128,7 @@ def loads_in_transformers(config: ModelConfig) -> bool:
 
 def _usage(name: str, config: ModelConfig, needs_trust: bool, has_tokenizer: bool) -> list[str]:
     if not loads_in_transformers(config):
-        reason = "transformers has no layer for its embedding and head as they are stored; Smidgen does:"
+        reason = "transformers has no layer for its matrices as they are stored; Smidgen does:"
         return [reason, "", "```sh", f'smidgen generate {name} "Once upon a time"', "```"]
     classes, options, lines = ["AutoModelForCausalLM", "AutoTokenizer"], "", []
     quantization = config.quantization

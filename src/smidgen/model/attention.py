@@ -48,26 +48,26 @@ class GroupedQueryAttention(nn.Module):
     interleaved = False
     """Whether RoPE turns neighbouring dimensions."""
 
-    def __init__(self, model: config.ModelConfig, layer_type: LayerType) -> None:
+    def __init__(self, model: config.ModelConfig, layer_type: LayerType, index: int) -> None:
         super().__init__()
         attention = model.attention
         assert isinstance(attention, config.GroupedQueryAttention)
-        linear = linear_maker(model)
+        linear = linear_maker(model, f"model.layers.{index}.self_attn")
         width, self.head_dim = model.hidden_size, attention.head_dim
         query_size = attention.num_heads * self.head_dim
         key_size = attention.num_kv_heads * self.head_dim
         self.num_kv_heads = attention.num_kv_heads
         self.window = attention.sliding_window if layer_type == "sliding" else None
         self.softmax_scale = attention.softmax_scale
-        self.q_proj = linear(width, query_size)
-        self.k_proj = linear(width, key_size)
-        self.v_proj = linear(width, key_size)
+        self.q_proj = linear("q_proj", width, query_size)
+        self.k_proj = linear("k_proj", width, key_size)
+        self.v_proj = linear("v_proj", width, key_size)
         self.fused: Fused | None = None
         """In inference, instead of the three."""
         self.q_norm = make_norm(model.norm, self.head_dim) if attention.qk_norm else None
         self.k_norm = make_norm(model.norm, self.head_dim) if attention.qk_norm else None
         self.attn_sub_norm = make_norm(model.norm, query_size) if model.norm.placement == "sub" else None
-        self.o_proj = linear(query_size, width)
+        self.o_proj = linear("o_proj", query_size, width)
 
     def cache_shape(self) -> LayerShape:
         return LayerShape(self.num_kv_heads, self.head_dim, self.head_dim, self.window)
@@ -123,12 +123,12 @@ class LatentAttention(nn.Module):
 
     interleaved = True
 
-    def __init__(self, model: config.ModelConfig, layer_type: LayerType) -> None:
+    def __init__(self, model: config.ModelConfig, layer_type: LayerType, index: int) -> None:
         super().__init__()
         attention = model.attention
         assert isinstance(attention, config.LatentAttention)
         assert layer_type == "full"
-        linear = linear_maker(model)
+        linear = linear_maker(model, f"model.layers.{index}.self_attn")
         width, heads = model.hidden_size, attention.num_heads
         self.num_heads = heads
         self.nope, self.rope, self.v = attention.qk_nope_head_dim, attention.qk_rope_head_dim, attention.v_head_dim
@@ -139,19 +139,19 @@ class LatentAttention(nn.Module):
             self.softmax_scale *= yarn_softmax_factor(attention.yarn)
         query_size = heads * attention.qk_head_dim
         if attention.q_lora_rank:
-            self.q_a_proj = linear(width, attention.q_lora_rank)
+            self.q_a_proj = linear("q_a_proj", width, attention.q_lora_rank)
             self.q_a_layernorm = make_norm(model.norm, attention.q_lora_rank)
-            self.q_b_proj = linear(attention.q_lora_rank, query_size)
+            self.q_b_proj = linear("q_b_proj", attention.q_lora_rank, query_size)
             self.q_proj = None
         else:
-            self.q_proj = linear(width, query_size)
-        self.kv_a_proj_with_mqa = linear(width, self.rank + self.rope)
+            self.q_proj = linear("q_proj", width, query_size)
+        self.kv_a_proj_with_mqa = linear("kv_a_proj_with_mqa", width, self.rank + self.rope)
         self.fused: Fused | None = None
         """In inference, instead of the two projections of the input: the queries' and the latent's."""
         self.kv_a_layernorm = make_norm(model.norm, self.rank)
-        self.kv_b_proj = linear(self.rank, heads * (self.nope + self.v))
+        self.kv_b_proj = linear("kv_b_proj", self.rank, heads * (self.nope + self.v))
         self.attn_sub_norm = make_norm(model.norm, heads * self.v) if model.norm.placement == "sub" else None
-        self.o_proj = linear(heads * self.v, width)
+        self.o_proj = linear("o_proj", heads * self.v, width)
 
     def cache_shape(self) -> LayerShape:
         if self.absorb:

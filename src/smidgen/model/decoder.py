@@ -29,11 +29,11 @@ if TYPE_CHECKING:
 class Layer(nn.Module):
     """Attention and feed-forward, each with its norms, each added to the residual stream."""
 
-    def __init__(self, model: ModelConfig, layer_type: LayerType) -> None:
+    def __init__(self, model: ModelConfig, layer_type: LayerType, index: int) -> None:
         super().__init__()
         self.layer_type: LayerType = layer_type
-        self.self_attn = attention_class(model)(model, layer_type)
-        self.mlp = FeedForward(model)
+        self.self_attn = attention_class(model)(model, layer_type, index)
+        self.mlp = FeedForward(model, index)
         self.is_sandwich = model.norm.placement == "sandwich"
         self.input_layernorm = make_norm(model.norm, model.hidden_size)
         # Hugging Face gives this name to the norm before the feed-forward (Llama), or after attention (Gemma).
@@ -74,7 +74,9 @@ class Trunk(nn.Module):
     def __init__(self, model: ModelConfig) -> None:
         super().__init__()
         self.embed_tokens = make_embedding(model)
-        self.layers = nn.ModuleList(Layer(model, layer_type) for layer_type in model.layer_types)
+        self.layers = nn.ModuleList(
+            Layer(model, layer_type, index) for index, layer_type in enumerate(model.layer_types)
+        )
         self.norm = make_norm(model.norm, model.hidden_size)
 
 

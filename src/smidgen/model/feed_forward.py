@@ -28,17 +28,17 @@ ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {"silu": F.silu, "gelu_tanh
 class FeedForward(nn.Module):
     """`down(act(gate(x)) · up(x))`, or `down(act(up(x)))`; with SubLN a norm stands before `down`."""
 
-    def __init__(self, model: config.ModelConfig) -> None:
+    def __init__(self, model: config.ModelConfig, index: int) -> None:
         super().__init__()
-        linear = linear_maker(model)
+        linear = linear_maker(model, f"model.layers.{index}.mlp")
         width, inner = model.hidden_size, model.feed_forward.intermediate_size
         self.activation = ACTIVATIONS[model.feed_forward.activation]
-        self.gate_proj = linear(width, inner) if model.feed_forward.gated else None
-        self.up_proj = linear(width, inner)
+        self.gate_proj = linear("gate_proj", width, inner) if model.feed_forward.gated else None
+        self.up_proj = linear("up_proj", width, inner)
         self.fused: Callable[[Tensor], Sequence[Tensor]] | None = None
         """In inference, instead of gate and up."""
         self.ffn_sub_norm = make_norm(model.norm, inner) if model.norm.placement == "sub" else None
-        self.down_proj = linear(inner, width)
+        self.down_proj = linear("down_proj", inner, width)
 
     def forward(self, x: Tensor) -> Tensor:
         """[B, T, D] to [B, T, D]."""

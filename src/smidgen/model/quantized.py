@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping
 import torch
 from torch import Tensor, nn
 
-from smidgen.config import BlockFP8Linear, ModelConfig, Quantization, TernaryLinear, VocabularyScheme
+from smidgen.config import BlockFP8Linear, ModelConfig, Storage, TernaryLinear, VocabularyScheme
 from smidgen.kernels.fp8_fake import fake_fp8_activation, fake_fp8_tokens
 from smidgen.kernels.layouts import FP8Blocks, FP8Tensor, Int4Groups, Int8Rows, Layout, TernaryPacked
 from smidgen.kernels.ternary import fake_int8
@@ -20,28 +20,30 @@ from smidgen.model.vocabulary import VocabularyMatrix
 from smidgen.runtime.errors import ConfigError
 
 
-def linear_layout(model: ModelConfig) -> Layout:
-    """How the projections of a quantised model are stored."""
+def layout_of(model: ModelConfig, storage: Storage) -> Layout | None:
+    """The layout of a matrix of a quantised model; None for floats."""
     quantization = model.quantization
     assert quantization is not None
-    match quantization.scheme:
+    match storage.scheme:
         case "int8":
             return Int8Rows()
         case "int4":
-            return Int4Groups(quantization.group_size, quantization.symmetric)
+            assert storage.group_size is not None
+            return Int4Groups(storage.group_size, quantization.symmetric)
         case "ternary":
             return TernaryPacked()
         case "fp8_block":
             return FP8Blocks(isinstance(model.linear, BlockFP8Linear) and model.linear.power_of_two_scales)
         case "fp8_tensor":
             return FP8Tensor()
+        case "bf16":
+            return None
 
 
-def vocabulary_layout(quantization: Quantization, scheme: VocabularyScheme) -> Layout | None:
-    """How the embedding or the head is stored; None for floats."""
-    if scheme == "bf16":
-        return None
-    return Int8Rows() if scheme == "int8" else Int4Groups(quantization.group_size, quantization.symmetric)
+def projection_layout(model: ModelConfig, name: str) -> Layout | None:
+    """The layout of the projection of a name, such as `model.layers.0.mlp.up_proj`; None for floats."""
+    assert model.quantization is not None
+    return layout_of(model, model.quantization.storage(name))
 
 
 class RoundedInput(Quantizer):
@@ -56,17 +58,18 @@ class RoundedInput(Quantizer):
         return self.rounding(x)
 
 
-def input_quantizer(model: ModelConfig) -> Quantizer:
-    """How a quantised model rounds inputs of projections: as it was trained to, else as `activation_bits` says."""
+def input_quantizer(model: ModelConfig, scheme: str) -> Quantizer:
+    """How a quantised model rounds inputs of projections of a scheme: as it was trained to, else as `activation_bits`
+    says. Projections that stay floats get them as they are."""
     quantization = model.quantization
     assert quantization is not None
     if model.rounds_activations:
         trained = make_quantizer(model.linear)
         return RoundedInput(trained.input, is_int8=isinstance(model.linear, TernaryLinear))
-    if quantization.activation_bits == 16:
+    if quantization.activation_bits == 16 or scheme == "bf16":
         return Quantizer()
     roundings = {"fp8_block": fake_fp8_activation, "fp8_tensor": fake_fp8_tokens}
-    rounding = roundings.get(quantization.scheme, fake_int8)
+    rounding = roundings.get(scheme, fake_int8)
     return RoundedInput(rounding, is_int8=rounding is fake_int8)
 
 
@@ -167,13 +170,26 @@ class QuantizedVocabulary(StoredMatrix, VocabularyMatrix):
         return torch.float32
 
 
-def linear_maker(model: ModelConfig) -> Callable[[int, int], Linear]:
-    """Makes the projections of attention and feed-forward from `in_features` and `out_features`."""
-    if model.quantization is None:
-        quantizer = make_quantizer(model.linear)
-        return lambda in_features, out_features: Linear(in_features, out_features, quantizer)
-    quantizer, layout = input_quantizer(model), linear_layout(model)
-    return lambda in_features, out_features: QuantizedLinear(in_features, out_features, quantizer, layout)
+def linear_maker(model: ModelConfig, parent: str) -> Callable[[str, int, int], Linear]:
+    """Makes the projections below the module of the name `parent` from their own name, `in_features` and
+    `out_features`."""
+    quantization = model.quantization
+    if quantization is None:
+        trained = make_quantizer(model.linear)
+        return lambda name, in_features, out_features: Linear(in_features, out_features, trained)
+
+    quantizers: dict[str, Quantizer] = {}
+
+    def make(name: str, in_features: int, out_features: int) -> Linear:
+        storage = quantization.storage(f"{parent}.{name}")
+        if storage.scheme not in quantizers:
+            quantizers[storage.scheme] = input_quantizer(model, storage.scheme)
+        layout, quantizer = layout_of(model, storage), quantizers[storage.scheme]
+        if layout is None:
+            return Linear(in_features, out_features, quantizer)
+        return QuantizedLinear(in_features, out_features, quantizer, layout)
+
+    return make
 
 
 def make_embedding(model: ModelConfig) -> VocabularyMatrix:
@@ -189,7 +205,7 @@ def make_head(model: ModelConfig) -> VocabularyMatrix:
 def _vocabulary(model: ModelConfig, scheme: VocabularyScheme | None) -> VocabularyMatrix:
     layout = None
     if model.quantization is not None and scheme is not None:
-        layout = vocabulary_layout(model.quantization, scheme)
+        layout = layout_of(model, model.quantization.vocabulary_storage(scheme))
     return VocabularyMatrix(model) if layout is None else QuantizedVocabulary(model, layout)
 
 

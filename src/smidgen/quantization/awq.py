@@ -19,9 +19,9 @@ from smidgen.kernels.layouts import Layout
 from smidgen.model import Decoder
 from smidgen.model.decoder import Layer
 from smidgen.model.linear import Linear
-from smidgen.model.quantized import linear_layout
+from smidgen.model.quantized import projection_layout
 from smidgen.quantization.calibration import Batches, Inputs, input_statistics
-from smidgen.quantization.convert import quantize, quantized_config
+from smidgen.quantization.convert import check_method, quantize, quantized_config
 from smidgen.runtime.errors import ConfigError
 
 GRID = tuple(step / 20 for step in range(20))
@@ -43,34 +43,39 @@ class Share:
 def quantize_awq(model: Decoder, quantization: Quantization, batches: Batches) -> Decoder:
     """A quantised copy of `model`, whose columns were scaled before rounding.
 
-    Raises ConfigError for other schemes than int8 and int4, and for models trained with rounded weights: scaling would
-    move them off the values that they were trained to.
+    Raises ConfigError for other schemes than int8 and int4 (and bf16 of single projections), and for models trained
+    with rounded weights: scaling would move them off the values that they were trained to.
     """
-    if quantization.scheme not in ("int8", "int4"):
-        raise ConfigError(f"method = awq: scales columns for int8 or int4, not for {quantization.scheme}; use rtn")
+    config = quantized_config(model.config, quantization)
+    check_method("awq", config)
     if model.config.linear.kind != "dense":
         raise ConfigError(
             f"method = awq: model.linear.kind = {model.config.linear.kind}: its weights were trained rounded, and "
             "scaled columns would no longer be; use rtn or gptq"
         )
-    layout = linear_layout(quantized_config(model.config, quantization))
     seen = input_statistics(model, batches)
     scaled = copy.deepcopy(model)
     for index, layer in enumerate(scaled.layers):
         for share in _shares(layer, scaled.config):
-            _scale(layer, share, layout, {name: seen[f"model.layers.{index}.{name}"] for name in share.names})
+            names = {name: f"model.layers.{index}.{name}" for name in share.names}
+            layouts = {name: projection_layout(config, whole) for name, whole in names.items()}
+            _scale(layer, share, layouts, seen[names[share.names[0]]])
     return quantize(scaled, quantization)
 
 
-def _scale(layer: Layer, share: Share, layout: Layout, seen: Mapping[str, Inputs]) -> None:
-    inputs = seen[share.names[0]]
+def _scale(layer: Layer, share: Share, layouts: Mapping[str, Layout | None], inputs: Inputs) -> None:
+    """Scale projections of one input, each stored by its layout: the factors are the best for their errors together.
+    Those that stay floats (None) are scaled along and make no error."""
     linears = [_linear(layer, name) for name in share.names]
+    rounded = [(_linear(layer, name).weight, layout) for name, layout in layouts.items() if layout is not None]
+    if not rounded:
+        return
     sizes, gram = share.tie(inputs.absolute).clamp(min=1e-6), inputs.gram
     best, factors = None, None
     for alpha in GRID:
         candidate = sizes**alpha
         candidate /= (candidate.max() * candidate.min()).sqrt()
-        error = sum((_error(linear.weight, candidate, gram, layout) for linear in linears), 0.0)
+        error = sum((_error(weight, candidate, gram, layout) for weight, layout in rounded), 0.0)
         if best is None or error < best:
             best, factors = error, candidate
     assert factors is not None

@@ -11,7 +11,7 @@ from smidgen.config import ModelConfig, Quantization, validate
 from smidgen.kernels.layouts import FP8Blocks, Layout, TernaryPacked
 from smidgen.model import Decoder
 from smidgen.model.linear import BlockFP8, Linear
-from smidgen.model.quantized import QuantizedLinear, QuantizedVocabulary, linear_layout
+from smidgen.model.quantized import QuantizedLinear, QuantizedVocabulary, projection_layout
 from smidgen.model.vocabulary import VocabularyMatrix
 from smidgen.runtime.errors import ConfigError
 
@@ -75,11 +75,23 @@ def projection_weight(linear: Linear, layout: Layout) -> Tensor:
 
 def check_sizes(model: Decoder, config: ModelConfig) -> None:
     """Raise ConfigError naming the first projection that the configured layout has no form for."""
-    layout = linear_layout(config)
+    assert config.quantization is not None
     for name, module in model.named_modules():
         if isinstance(module, Linear):
-            misfit = layout.misfit(module.out_features, module.in_features)
+            layout = projection_layout(config, name)
+            misfit = None if layout is None else layout.misfit(module.out_features, module.in_features)
             if misfit is not None:
-                assert config.quantization is not None
-                scheme = config.quantization.scheme
+                scheme = config.quantization.storage(name).label
                 raise ConfigError(f"{name}: {misfit}, which {scheme} needs; use a smaller group size or another scheme")
+
+
+def check_method(method: str, config: ModelConfig) -> None:
+    """Raise ConfigError where a scheme of the projections is none that `method` rounds to: int8, int4, or bf16, which
+    it leaves alone. `config` is the quantised one."""
+    assert config.quantization is not None
+    for projection in config.projections:
+        for index in range(config.num_layers):
+            name = f"model.layers.{index}.{projection}"
+            scheme = config.quantization.storage(name).scheme
+            if scheme not in ("int8", "int4", "bf16"):
+                raise ConfigError(f"method = {method}: rounds to int8 or int4, not to {scheme} ({name}); use rtn")

@@ -15,8 +15,7 @@ from smidgen.kernels.layouts import Int4Groups, Int8Rows, Layout
 from smidgen.model import Decoder
 from smidgen.model.quantized import QuantizedLinear
 from smidgen.quantization.calibration import Batches, layer_calls, watch
-from smidgen.quantization.convert import projection_weight, quantize
-from smidgen.runtime.errors import ConfigError
+from smidgen.quantization.convert import check_method, projection_weight, quantize, quantized_config
 
 DAMPING = 0.01
 """Part of the mean diagonal that is added to it."""
@@ -26,12 +25,12 @@ BLOCK = 128
 
 @torch.no_grad()
 def quantize_gptq(model: Decoder, quantization: Quantization, batches: Batches) -> Decoder:
-    """A quantised copy of `model`; layers are rounded in order, each on what the rounded ones before it give.
+    """A quantised copy of `model`; layers are rounded in order, each on what the rounded ones before it give, and each
+    projection to its own scheme.
 
-    Raises ConfigError for schemes other than int8 and int4.
+    Raises ConfigError for schemes other than int8, int4 and, of single projections, bf16.
     """
-    if quantization.scheme not in ("int8", "int4"):
-        raise ConfigError(f"method = gptq: rounds to int8 or int4, not {quantization.scheme}; use rtn")
+    check_method("gptq", quantized_config(model.config, quantization))
     result = quantize(model, quantization)
     calls = layer_calls(result, batches)
     for index, (layer, target) in enumerate(zip(model.layers, result.layers, strict=True)):
@@ -40,7 +39,8 @@ def quantize_gptq(model: Decoder, quantization: Quantization, batches: Batches) 
                 layer(call.x, call.inputs[index], None)
         for name, inputs in seen.items():
             linear = target.get_submodule(name)
-            assert isinstance(linear, QuantizedLinear)
+            if not isinstance(linear, QuantizedLinear):
+                continue  # an override keeps it in bf16
             weight = projection_weight(layer.get_submodule(name), linear.layout)  # type: ignore[arg-type]
             linear.fill(round_by_inputs(weight, inputs.gram, linear.layout))
         for call in calls:

@@ -11,12 +11,13 @@ import numpy as np
 import pytest
 import torch
 
-from smidgen.config import load_config
+from smidgen.config import Quantization, load_config
 from smidgen.interchange.gguf.architectures import gguf_architecture
 from smidgen.interchange.gguf.export import export_gguf
 from smidgen.interchange.gguf.types import TYPES, encode_codes
 from smidgen.model import Decoder
 from smidgen.model.linear import Linear
+from smidgen.quantization import quantize
 from smidgen.runtime.errors import InterchangeError, SmidgenError
 from smidgen.tokenization import BaseTokenizer, train_tokenizer
 
@@ -52,6 +53,21 @@ def test_every_weight_comes_back_from_an_f32_file(decoder: Decoder, tmp_path: Pa
             weight = weight * torch.from_numpy(tensors.pop(entry.theirs[0].replace(".weight", ".scale")).copy())
         torch.testing.assert_close(weight, expected.detach(), rtol=1e-6, atol=1e-7)
     assert not tensors
+
+
+@pytest.mark.parametrize(
+    ("kind", "finer"), [("q4_0", ("Q8_0", "BF16")), ("q8_0", ("Q8_0", "BF16")), ("f16", ("F16", "F16"))]
+)
+def test_a_mixed_model_stays_mixed(
+    kind: str, finer: tuple[str, str], randomized_decoder: Callable[..., Decoder], tmp_path: Path
+) -> None:
+    """Overrides in more bits than the file's type keep them; the others are of that type."""
+    overrides = {"down_proj": "int8", "o_proj": "bf16", "k_proj": "int4/64"}
+    mixed = quantize(randomized_decoder("elite-tiny"), Quantization(scheme="int4", overrides=overrides))
+    export_gguf(mixed, tmp_path / "model.gguf", None, kind)
+    types = {tensor.name: tensor.tensor_type.name for tensor in gguf.GGUFReader(tmp_path / "model.gguf").tensors}
+    assert (types["blk.0.ffn_down.weight"], types["blk.0.attn_output.weight"]) == finer
+    assert types["blk.0.attn_k.weight"] == types["blk.1.ffn_up.weight"] == kind.upper()
 
 
 @pytest.mark.parametrize("kind", TYPES)

@@ -50,10 +50,9 @@ def read_config(fields: Fields) -> ModelConfig:
     if model_type not in known:
         fields.refuse("model_type", f"Smidgen knows {', '.join(known)}; use a model of one of these")
     tree: Tree = known[model_type].read(fields)
-    quantization = read_quantization(fields, tied=tree.get("tie_word_embeddings", True))
-    if quantization is not None:
-        tree["quantization"] = quantization
     try:
-        return validate(ModelConfig, tree)
+        config = validate(ModelConfig, tree)
+        quantization = read_quantization(fields, config)
+        return config if quantization is None else validate(ModelConfig, tree | {"quantization": quantization})
     except ConfigError as error:
         raise ModelFolderError(f"{fields.where}: {error}") from None

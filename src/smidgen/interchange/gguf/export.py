@@ -14,8 +14,18 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from smidgen.config import ModelConfig
+from smidgen.config.quantization import matches
 from smidgen.interchange.gguf.architectures import GgufArchitecture, gguf_architecture
-from smidgen.interchange.gguf.types import TERNARY_TYPES, TYPES, encode, encode_codes, file_type, type_of
+from smidgen.interchange.gguf.types import (
+    TERNARY_TYPES,
+    TYPES,
+    encode,
+    encode_codes,
+    file_type,
+    type_of,
+    type_of_override,
+)
 from smidgen.interchange.gguf.vocabulary import Vocabulary, vocabulary_of
 from smidgen.model import Decoder, load_architecture
 from smidgen.model.linear import Linear
@@ -55,9 +65,10 @@ def export_gguf(
 ) -> GgufReport:
     """Write `model` to the file `path`, which appears whole or not at all.
 
-    kind: one of TYPES; embedding and head stay at q8_0 or better, norms are f32. tokenizer: None writes no vocabulary,
-    for programs that feed ids. end_ids: tokens that end an answer beside the tokenizer's own. Raises InterchangeError
-    for a model or tokenizer that llama.cpp lacks.
+    kind: one of TYPES; embedding and head stay at q8_0 or better, norms are f32, and projections that overrides of a
+    quantised model store more finely than the others stay finer (`type_of_override`). tokenizer: None writes no
+    vocabulary, for programs that feed ids. end_ids: tokens that end an answer beside the tokenizer's own. Raises
+    InterchangeError for a model or tokenizer that llama.cpp lacks.
     """
     if kind not in TYPES:
         raise InterchangeError(f"type {kind}: unknown; use one of {', '.join(TYPES)}")
@@ -152,6 +163,8 @@ class _Piece:
 
     name: str
     values: Tensor
+    source: str
+    """The weight of ours that it is, or a part of."""
     is_codes: bool = False
     """The values are -1, 0 and 1."""
 
@@ -165,7 +178,7 @@ def _write_tensors(
     types: dict[str, str] = {}
     for piece in _pieces(architecture, load_architecture(model.config), is_ternary):
         shape = tuple(piece.values.shape)
-        types[piece.name] = own = type_of(piece.name, shape, kind)
+        types[piece.name] = own = type_of(piece.name, shape, _wanted(model.config, piece.source, kind))
         own_type = gguf.GGMLQuantizationType[own.upper()]
         size = gguf.quant_shape_to_byte_shape(shape, own_type)
         writer.add_tensor_info(piece.name, size, np.dtype(np.uint8), int(np.prod(size)), raw_dtype=own_type)
@@ -175,6 +188,14 @@ def _write_tensors(
     for piece in _pieces(architecture, model, is_ternary):
         writer.write_tensor_data(np.ascontiguousarray(_encoded(piece, types[piece.name])))
     return types
+
+
+def _wanted(config: ModelConfig, weight: str, kind: str) -> str:
+    """The type asked for a weight of ours: that of the file, or that which its override calls for."""
+    quantization, name = config.quantization, weight.removesuffix(".weight")
+    if quantization is None or not any(matches(name, pattern) for pattern in quantization.overrides):
+        return kind
+    return type_of_override(kind, quantization.storage(name).scheme)
 
 
 def _encoded(piece: _Piece, kind: str) -> NDArray[Any]:
@@ -188,11 +209,11 @@ def _pieces(architecture: GgufArchitecture, model: Decoder, is_ternary: bool) ->
         weight = _weight(model, entry.ours)
         if is_ternary and isinstance(model.get_submodule(entry.ours.removesuffix(".weight")), Linear):
             codes, scale = _codes(weight)
-            yield _Piece(entry.theirs[0], codes, is_codes=True)
-            yield _Piece(entry.theirs[0].removesuffix("weight") + "scale", scale)
+            yield _Piece(entry.theirs[0], codes, entry.ours, is_codes=True)
+            yield _Piece(entry.theirs[0].removesuffix("weight") + "scale", scale, entry.ours)
         else:
             for name, part in zip(entry.theirs, entry.split(weight), strict=True):
-                yield _Piece(name, part.contiguous())
+                yield _Piece(name, part.contiguous(), entry.ours)
 
 
 def _weight(model: Decoder, name: str) -> Tensor:

@@ -18,6 +18,9 @@ BLOCK = {"f32": 1, "f16": 1, "bf16": 1, "q8_0": 32, "q4_0": 32, "tq1_0": 256, "t
 _EMBEDDING_AND_HEAD = {"q4_0": "q8_0", "tq1_0": "q8_0", "tq2_0": "q8_0"}
 """Rounded more finely than the layers: errors there reach every logit, and no embedding is ternary."""
 
+_KEEPS = {"int8": "q8_0", "fp8_tensor": "q8_0", "bf16": "bf16"}
+"""The coarsest type that keeps what a quantised matrix of a scheme holds."""
+
 _FILE_TYPES = {"f32": 0, "f16": 1, "q4_0": 2, "q8_0": 7, "bf16": 32, "tq1_0": 36, "tq2_0": 37}
 
 
@@ -33,6 +36,14 @@ def type_of(name: str, shape: tuple[int, ...], wanted: str) -> str:
     if name.startswith(("token_embd.", "output.")):
         wanted = _EMBEDDING_AND_HEAD.get(wanted, wanted)
     return wanted if shape[-1] % BLOCK[wanted] == 0 else "f16"
+
+
+def type_of_override(wanted: str, scheme: str) -> str:
+    """The type, in a file of type `wanted`, of a projection that the model stores by an override: q4_0 and q8_0 give
+    way to a finer one where the override is finer, so that a mixed model stays mixed."""
+    kept = _KEEPS.get(scheme, wanted)
+    finer = {"q4_0": ("q8_0", "bf16"), "q8_0": ("bf16",)}.get(wanted, ())
+    return kept if kept in finer else wanted
 
 
 def encode(values: NDArray[np.float32], kind: str) -> NDArray[Any]:
