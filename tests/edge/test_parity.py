@@ -85,8 +85,8 @@ def test_bf16_weights_are_those_of_the_rounded_model(saved_model: Callable[..., 
     ids = ids_of(40)
     expected = reference(rounded, ids)
     result = smidgen.edge.load(folder, weights="bf16", cache="float32", instruction_set=isa).forward(ids)
-    # With AVX512-BF16 the inputs of blocks of tokens are rounded to 8 bits of mantissa too.
-    tolerance = 1e-2 if isa == "avx512bf16" else 2e-5
+    # With AVX512-BF16 the inputs of blocks of tokens are rounded to 8 bits of mantissa too, with AVX-512 to codes.
+    tolerance = {"avx512bf16": 1e-2, "avx512": 1e-3}.get(isa, 2e-5)
     np.testing.assert_allclose(result, expected, atol=tolerance * np.abs(expected).max())
 
 

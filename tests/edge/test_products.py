@@ -194,7 +194,61 @@ def test_floats(isa: str, format_name: str, rows: int, cols: int, tokens: int) -
     assert rounded is not None
     if isa == "avx512bf16" and format_name == "bf16" and tokens > 4:
         x = to_bf16(x)
+    elif isa == "avx512" and format_name == "bf16" and tokens > 4:
+        rounded, x = (as_shorts(array, bits, power) for array, bits, power in ((rounded, 4080, True), (x, 8191, False)))
     np.testing.assert_allclose(result, x @ rounded.T, atol=1e-4)
+
+
+def as_shorts(x: np.ndarray, most: int, power_of_two: bool) -> np.ndarray:
+    """What codes up to `most` hold of numbers [rows, columns], with a scale for 64 columns."""
+    groups = np.pad(x, ((0, 0), (0, -x.shape[1] % 64))).reshape(len(x), -1, 64).astype(np.float64)
+    scale = np.maximum(np.abs(groups).max(-1, keepdims=True), 2.0**-115) / most
+    if power_of_two:  # the largest becomes 2^11 ... 4080
+        scale = 2.0 ** (np.floor(np.log2(scale * most)) - 11)
+    return (np.rint(groups / scale) * scale).reshape(len(x), -1)[:, : x.shape[1]]
+
+
+@pytest.mark.parametrize("tokens", [5, 8, 12, 31])
+@pytest.mark.parametrize("extreme", [False, True])
+def test_shorts(isa: str, tokens: int, extreme: bool) -> None:
+    """Codes of 16 bits in place of bf16: sums of the largest codes do not overflow, and the stated tolerance holds."""
+    if isa != "avx512":
+        pytest.skip(f"{isa} multiplies bf16 weights by floats")
+    rows, cols = 49, 320
+    rng = np.random.default_rng(tokens)
+    weight = to_bf16(rng.standard_normal((rows, cols)).astype(np.float32))
+    x = rng.standard_normal((tokens, cols)).astype(np.float32)
+    if extreme:
+        weight = np.sign(weight) * np.float32(255 * 2.0**-9)
+        x = np.sign(x) * np.float32(3e8)
+        weight[:2], x[:2] = 255 * 2.0**-9, -3e8
+        weight[3, 64:200], x[3, 64:200] = 0, 0
+        weight[4] *= np.float32(2.0**-110)
+    else:  # one number of a group far above the others
+        x[0, 7], weight[0, 8] = 300, 64
+    matrix = native.Matrix(
+        weight=tensor(weight, native.FLOAT32),
+        rows=rows,
+        cols=cols,
+        source=native.STORED_FLOAT,
+        format=native.FORMATS["bf16"],
+        group=-1,
+        activation=native.ACTIVATIONS["float"],
+    )
+    result = product(isa, matrix, x)
+    expected = as_shorts(x, 8191, False) @ as_shorts(weight, 4080, True).T
+    size = np.abs(x.astype(np.float64)) @ np.abs(weight.astype(np.float64)).T
+    np.testing.assert_array_less(np.abs(result - expected), 4e-6 * size + 1e-30)
+
+    # Inputs change by at most 2^-14 of the largest of their 64, weights by 2^-12.
+    def largest(array: np.ndarray) -> np.ndarray:
+        return np.repeat(np.abs(array).reshape(len(array), -1, 64).max(-1), 64, axis=1).astype(np.float64)
+
+    exact = x.astype(np.float64) @ weight.astype(np.float64).T
+    bound = 1.01 * 2.0**-14 * largest(x) @ np.abs(weight).T + 2.0**-12 * np.abs(x) @ largest(weight).T
+    assert (np.abs(result - exact) <= bound + 1e-5 * size).all()
+    x[2, 100], x[4, 3] = np.nan, np.inf
+    assert list(np.isfinite(product(isa, matrix, x)).all(1)) == [i not in (2, 4) for i in range(tokens)]
 
 
 def flushed(x: np.ndarray) -> np.ndarray:

@@ -35,7 +35,9 @@ int check(int isa, int format, int activation, int rows, int cols, int group, in
         error = std::fmax(error, std::fabs(expected[i] - result[i]));
         if (!std::isfinite(result[i])) error = INFINITY;
     }
-    const float allowed = activation == ACT_INT8 && format != FMT_INT4 ? 0.0f : 2e-6f * most;
+    // AVX-512 rounds inputs of bf16 weights where it multiplies pairs.
+    const bool pairs = format == FMT_BF16 && tokens > 4 && !std::strncmp(edge_isa_name(isa), "avx512", 6);
+    const float allowed = activation == ACT_INT8 && format != FMT_INT4 ? 0.0f : (pairs ? 4e-3f : 2e-6f) * most;
     if (most > 0 && error <= allowed) return 0;
     std::printf("%s: format %d, activation %d, %d x %d, group %d, %d tokens: error %g of %g\n", edge_isa_name(isa), format,
                 activation, rows, cols, group, tokens, double(error), double(most));

@@ -174,6 +174,7 @@ int32_t edge_product(int32_t isa, const EdgeMatrix* source, int32_t tokens, cons
         in.block_codes = static_cast<int8_t*>(memory.take(rows * stride));
         in.block_sums = static_cast<int32_t*>(memory.take(rows * stride / 8));
         in.block_pairs = static_cast<uint8_t*>(memory.take(rows * stride * 2));
+        in.pair_scales = static_cast<float*>(memory.take(rows * stride / 8));
         float* result = static_cast<float*>(memory.take(rows * out * 4));
         uint8_t* scratch = static_cast<uint8_t*>(memory.take(stride * kPanelBytes * 2));
         for (int t = 0; t < tokens; t++) {

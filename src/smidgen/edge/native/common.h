@@ -103,7 +103,7 @@ inline void transpose_words_one_by_one(const uint8_t* rows, int64_t row_bytes, i
 constexpr int kTile = 16;      // rows of a tile, lanes of a vector
 constexpr int kColumns = 64;   // columns are padded to a multiple of this
 constexpr int kSumGroup = 32;  // columns whose sum of codes is kept beside a quantised input
-constexpr int kPanelBytes = 20;  // scratch memory for each column of a tile that `gemm` unpacks
+constexpr int kPanelBytes = 36;  // scratch memory for each column of a tile that `gemm` unpacks
 
 }  // namespace
 }  // namespace smidgen

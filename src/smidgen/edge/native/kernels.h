@@ -37,10 +37,13 @@ struct Inputs {
     float* block_values = nullptr;   // blocks of `block` tokens: [stride, block]
     int8_t* block_codes = nullptr;   // [stride / 4, block, 4]
     int32_t* block_sums = nullptr;   // [stride / 32, block], times -8: what is added where a nibble of 8 stands for zero
-    uint8_t* block_pairs = nullptr;  // [stride / 2, block] pairs of bf16
+    uint8_t* block_pairs = nullptr;  // [stride / 2, block] pairs of bf16, or of 16-bit codes
+    float* pair_scales = nullptr;    // [stride / 64, block]: what 64 columns of such codes are multiplied by
 };
 
-// Whether `gemm` rounds the inputs of this matrix to bf16 where an instruction set multiplies pairs of them.
+constexpr int kPairGroup = 64;  // columns of codes of 16 bits that share a scale, in inputs and in weights
+
+// Whether `gemm` rounds the inputs of this matrix where an instruction set multiplies pairs of them: to bf16 or to codes.
 inline bool takes_pairs(const Matrix& m) { return m.format == FMT_BF16 && m.activation == ACT_FLOAT && !m.block_scale; }
 
 // An input of `map`: numbers of DT_F32 or DT_BF16, or where `data` is null the one `value`.
@@ -91,7 +94,7 @@ struct Kernels {
                 float* out, int64_t out_stride);
     float (*sum)(const void* data, int64_t bytes);  // for measuring bandwidth
     float (*largest)(const float* x, int n);
-    // Values as pairs of bf16 in `block_pairs`, for `gemm` with matrices that takes_pairs() names; null: floats are read.
+    // Values as pairs in `block_pairs`, for `gemm` with matrices that takes_pairs() names; null: floats are read.
     void (*pack_pairs)(const Inputs& x, int token, int count, int columns);
     // Sixteen rows of stored int4 codes, eight in a word of 32 bits from the lowest on and `runs` of 32 columns, as the
     // vectors of a tile.

@@ -1,4 +1,5 @@
-#include "lanes_avx512.h"
+#define SMIDGEN_SHORTS
+#include "lanes_shorts.h"
 #include "kernels_table.h"
 
 namespace smidgen {

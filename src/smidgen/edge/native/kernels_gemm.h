@@ -74,6 +74,52 @@ APART void gemm_pairs(const Matrix& m, int tile, const uint8_t* const* panels, c
         UNROLL for (int t = 0; t < Tiles; t++) store(to + t * kTile, acc[t][n]);
     }
 }
+#elif defined(SMIDGEN_SHORTS)
+void pack_pairs(const Inputs& x, int token, int count, int columns) {
+    shorts_of_inputs(x.values + token * x.stride, x.stride, count, columns, block_size(count, 0), x.block_pairs + token * x.stride * 2,
+                     x.pair_scales + token * (x.stride / kPairGroup));
+}
+constexpr auto kPackPairs = pack_pairs;
+
+// Tokens first ... first + N - 1 of a block of `size`, as gemm_grouped.
+template <int Tiles, int N>
+APART void gemm_shorts(const Matrix& m, int tile, const uint8_t* const* panels, const Inputs& x, int token, int size,
+                       int first, int count, Ahead ahead, float* y, int64_t y_stride) {
+    const uint8_t* pairs = x.block_pairs + token * x.stride * 2 + 4 * first;
+    const float* input_scales = x.pair_scales + token * (x.stride / kPairGroup) + first;
+    const uint8_t* w[Tiles];
+    const float* scales[Tiles];
+    F total[Tiles][N];
+    UNROLL for (int t = 0; t < Tiles; t++) {
+        w[t] = panels[t], scales[t] = reinterpret_cast<const float*>(w[t] + int64_t(m.padded) * 32);
+        UNROLL for (int n = 0; n < N; n++) total[t][n] = zero();
+    }
+    for (int c = 0; c < m.padded; c += kPairGroup, input_scales += size) {
+        I acc[Tiles][N];
+        UNROLL for (int n = 0; n < N; n++) {
+            UNROLL for (int t = 0; t < Tiles; t++) acc[t][n] = set1i(0);
+        }
+        for (int i = 0; i < kPairGroup / 2; i += kStepsAtOnce) {
+            UNROLL for (int step = 0; step < kStepsAtOnce; step++, pairs += 4 * size) {
+                B b[Tiles];
+                UNROLL for (int t = 0; t < Tiles; t++) b[t] = load_bytes(w[t]), w[t] += 64;
+                UNROLL for (int n = 0; n < N; n++) {
+                    UNROLL for (int t = 0; t < Tiles; t++) acc[t][n] = dot_shorts(acc[t][n], b[t], pairs + 4 * n);
+                }
+            }
+            ahead.ask();
+        }
+        UNROLL for (int t = 0; t < Tiles; t++) {
+            const F scale = load(scales[t] + c / kPairGroup * kTile);
+            UNROLL for (int n = 0; n < N; n++) fma_into(total[t][n], to_float(acc[t][n]), mul(scale, set1(input_scales[n])));
+        }
+    }
+    UNROLL for (int n = 0; n < N; n++) {
+        if (first + n >= count) break;
+        float* to = y + (token + first + n) * y_stride + tile * kTile;
+        UNROLL for (int t = 0; t < Tiles; t++) store(to + t * kTile, total[t][n]);
+    }
+}
 #else
 constexpr void (*kPackPairs)(const Inputs&, int, int, int) = nullptr;
 #endif
@@ -95,6 +141,9 @@ inline void unpack_tile(const Matrix& m, int tile, uint8_t* out) {
             store(reinterpret_cast<float*>(out), as_float(load_u8(w)));
         return;
     }
+#if defined(SMIDGEN_SHORTS)
+    if (m.format == FMT_BF16) return shorts_of_weights(w, m.padded, out);
+#endif
     if (m.format == FMT_BASE3) {  // zeros behind the last digits
         const uint8_t* end = out + int64_t(m.padded) * kTile;
         for (int c = 0; c < m.cols; c += kBase3Columns, w += 64) {
@@ -250,6 +299,12 @@ inline void gemm_block(const Matrix& m, int tile, const uint8_t* const* w, int b
         case FMT_BF16:
 #if defined(SMIDGEN_PAIRS)
             if (takes_pairs(m)) return gemm_pairs<Tiles, N>(m, tile, w, x, token, count, ahead, y, y_stride);
+#elif defined(SMIDGEN_SHORTS)
+            if (takes_pairs(m)) {
+                for (int first = 0; first < count; first += N / 2)
+                    gemm_shorts<Tiles, N / 2>(m, tile, w, x, token, N, first, count, ahead, y, y_stride);
+                return;
+            }
 #endif
             return gemm_floats<FMT_BF16, Tiles, N>(m, tile, w, x, token, count, ahead, y, y_stride);
         case FMT_INT4:
@@ -289,7 +344,11 @@ void gemm(const Matrix& m, int first, int last, const Inputs& x, int tokens, flo
         matvec(m, first, last, x, 0, tokens, y, y_stride);
         return;
     }
+#if defined(SMIDGEN_SHORTS)
+    const bool unpack = (codes && m.format != FMT_INT8) || (m.format == FMT_BF16 && takes_pairs(m));
+#else
     const bool unpack = codes && m.format != FMT_INT8;
+#endif
     const int bias = is_ternary(m.format) ? 1 : kSignedDot ? 0 : 128;
     const int64_t panel = int64_t(m.padded) * kPanelBytes;
     for (int tile = first; tile < last;) {

@@ -127,7 +127,7 @@ Model::Model(const EdgeConfig& config, const EdgeMatrix& embedding, const EdgeMa
     const size_t inputs = size_t(stride_) * 4 + size_t(stride_) + size_t(stride_) / 8 + 4;
     const size_t per_thread = size_t(hidden_stride_) * 4 + size_t(stride_) * 4 + size_t(kRowsOfATask) * size_t(key_dim_ + value_dim_ + 2 * c_.kv_lora_rank + 1024 + longest) * 4 +
                               inputs * 2 + size_t(stride_) * 2 * kPanelBytes + size_t(longest / kTile) * 3 * 8 + 65536 + size_t(kRowsOfATask) * size_t(round_up(key_dim_, 64) + round_up(c_.nope, 64) + round_up(c_.v_dim, 64)) * 8;
-    work_ = std::make_unique<Arena>(floats * 4 + tokens * (inputs * 2 + size_t(stride_) * 2) + per_thread * size_t(c_.threads) + (1 << 20));
+    work_ = std::make_unique<Arena>(floats * 4 + tokens * (inputs * 2 + size_t(stride_) * 2 + size_t(stride_) / 16 + 4) + per_thread * size_t(c_.threads) + (1 << 20));
     residual_ = take<float>(tokens * size_t(hidden_stride_)), out_ = take<float>(tokens * size_t(hidden_stride_));
     qkv_ = take<float>(tokens * size_t(qkv_stride_)), latent_ = take<float>(tokens * size_t(latent_stride));
     attended_ = take<float>(tokens * size_t(attention_stride_));
@@ -170,7 +170,7 @@ Inputs Model::take_inputs(int rows, bool blocks) {
     if (blocks) {
         in.block_values = take<float>(n * size_t(stride_)), in.block_codes = take<int8_t>(n * size_t(stride_));
         in.block_sums = take<int32_t>(n * size_t(stride_) / kSumGroup);
-        if (k_->pack_pairs) in.block_pairs = take<uint8_t>(n * size_t(stride_) * 2);
+        if (k_->pack_pairs) in.block_pairs = take<uint8_t>(n * size_t(stride_) * 2), in.pair_scales = take<float>(n * size_t(stride_) / kPairGroup);
     }
     return in;
 }
