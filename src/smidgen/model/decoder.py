@@ -98,8 +98,10 @@ class Decoder(nn.Module):
         self.model = Trunk(model)
         if not model.tie_word_embeddings:
             self.lm_head = make_head(model)
-        # Plain attributes, not buffers: casting the model to bf16 must not touch the frequencies.
-        self._frequencies = _frequencies(model)
+        # Plain attributes, not buffers: casting the model to bf16 must not touch the frequencies. Computed on the
+        # processor always: the first arithmetic on the meta device loads the compiler, which takes seconds.
+        with torch.device("cpu"):
+            self._frequencies = _frequencies(model)
         self._window = getattr(model.attention, "sliding_window", None)
 
     def forward(
