@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -12,7 +13,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 import smidgen
-from smidgen.folders import load_folder, model_folder, read_model_config
+from smidgen.folders import atomic, load_folder, model_folder, read_model_config
 from smidgen.model import Decoder
 from smidgen.runtime.errors import ConfigError, ModelFolderError
 
@@ -155,6 +156,29 @@ def test_an_interrupted_save_leaves_the_old_model(
     monkeypatch.undo()
     assert torch.equal(smidgen.load(folder).head_weight, decoder.head_weight)
     assert files(folder.parent) == {"model"}
+
+
+def test_the_old_model_is_deleted_after_the_new_one_has_its_name(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A kill while it is deleted leaves the new one; deleting takes long where models are large."""
+
+    def killed(path: Path, ignore_errors: bool = False) -> None:
+        if not ignore_errors:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(atomic.shutil, "rmtree", killed)
+    with pytest.raises(KeyboardInterrupt):
+        smidgen.save(smidgen.build("elite-tiny", SMALL | {"model.vocab_size": 60}), folder)
+    assert smidgen.load(folder).config.vocab_size == 60
+
+
+def test_what_cannot_be_written_is_named(decoder: Decoder, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(decoder: Decoder, path: Path) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device", str(path))
+
+    monkeypatch.setattr(model_folder, "write_weights", full)
+    with pytest.raises(OSError) as error:
+        smidgen.save(decoder, folder)
+    assert error.value.filename == str(folder / "model.safetensors")
 
 
 def test_folders_of_something_else_are_not_overwritten(decoder: Decoder, tmp_path: Path) -> None:

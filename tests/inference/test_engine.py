@@ -12,6 +12,7 @@ from smidgen.inference.frozen import frozen, product
 from smidgen.model import Decoder
 from smidgen.model.cache import cache_bytes
 from smidgen.runtime import ContextLengthError, SamplingParams, TokenizerError
+from smidgen.runtime.sampling import SamplingError
 
 
 @pytest.mark.parametrize("preset", DTYPES)
@@ -195,3 +196,9 @@ def test_freezing_leaves_the_model_alone_and_shares_what_it_can() -> None:
     model.compute_dtype = torch.bfloat16
     assert frozen(model).head_weight.dtype == torch.bfloat16
     assert model.head_weight.dtype == torch.float32
+
+
+def test_a_limit_out_of_range_is_named() -> None:
+    for name, value, least in (("max_batch_size", 0, 1), ("prefill_chunk", 0, 1), ("speculate", -1, 0)):
+        with pytest.raises(SamplingError, match=f"^{name} = {value}: use {least} or more$"):
+            TorchEngine(make_model("elite-tiny"), **{name: value})

@@ -83,6 +83,9 @@ def test_the_command(
     alone = tokens(one, "Once")
     assert tokens(one, "Once", "--ensemble", one) == alone
     assert len(tokens(one, "Once", "--ensemble", two)) == 5
+    for flag in (["--speculate", "4"], ["--cache", "int8"]):
+        assert main(["generate", one, "Once", "--ensemble", two, *flag]) == 1
+        assert f"{' '.join(flag)}: an ensemble takes none" in capsys.readouterr().err
     smidgen.save(smidgen.load(two), two, train_tokenizer("byte_bpe", ["another text"] * 9, 260))
     assert main(["generate", one, "Once", "--ensemble", two]) == 1
     assert "has another tokenizer" in capsys.readouterr().err

@@ -94,6 +94,25 @@ def test_a_quantised_folder_stays_as_it_is(name: str, folders: Callable[[str], P
     assert "quantized" in (tmp_path / "out" / "README.md").read_text()
 
 
+def test_a_quantised_folder_takes_no_type(
+    folders: Callable[[str], Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    options = ["--format", "hf", "--dtype", "fp32", "--out", str(tmp_path / "out")]
+    assert main(["export", str(folders("int8")), *options]) == 1
+    assert "dtype fp32: a quantised model keeps its tensors" in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_file_of_something_else_is_left_alone(
+    folders: Callable[[str], Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "letter.txt").write_text("mine")
+    options = ["--format", "gguf", "--out", str(tmp_path / "letter.txt")]
+    assert main(["export", str(folders("int8")), *options]) == 1
+    assert "holds something else than a GGUF model" in capsys.readouterr().err
+    assert (tmp_path / "letter.txt").read_text() == "mine"
+
+
 @pytest.mark.parametrize("name", ["lora-elite", "lora-int8"])
 def test_an_adapter_becomes_a_model_for_transformers(name: str, folders: Callable[[str], Path], tmp_path: Path) -> None:
     transformers = pytest.importorskip("transformers")

@@ -11,6 +11,8 @@ from smidgen.runtime.errors import MissingDependencyError, SmidgenError
 from smidgen.runtime.model_folders import stored_model
 
 if TYPE_CHECKING:
+    import torch
+
     from smidgen.runtime.protocols import Engine, Tokenizer
 
 logger = logging.getLogger(__name__)
@@ -97,6 +99,18 @@ def open_engine_from(args: argparse.Namespace, max_batch_size: int = 8) -> tuple
     )
 
 
+def chosen_precision(precision: str, device: torch.device) -> str:
+    """What `--precision` comes to on a device; says so where it is no good choice."""
+    from smidgen.kernels.bf16 import multiplies_bf16_fast
+
+    is_fast = multiplies_bf16_fast(device)
+    if precision == "auto":
+        return "bf16" if is_fast else "fp32"
+    if precision == "bf16" and not is_fast:
+        logger.warning("%s has no instructions for bf16: fp32 reads prompts faster (--precision auto chooses)", device)
+    return precision
+
+
 def _open_torch(
     model: str,
     device_name: str,
@@ -111,7 +125,6 @@ def _open_torch(
     from smidgen.folders import load, load_tokenizer
     from smidgen.folders.end_tokens import end_tokens_of
     from smidgen.inference import TorchEngine
-    from smidgen.kernels.bf16 import multiplies_bf16_fast
     from smidgen.training.devices import resolve_device
     from smidgen.training.precision import apply_precision
 
@@ -120,12 +133,7 @@ def _open_torch(
     device = resolve_device(device_name)
     tokenizer = load_tokenizer(model)
     decoder = load(model, device=device)
-    is_fast = multiplies_bf16_fast(device)
-    if precision == "auto":
-        precision = "bf16" if is_fast else "fp32"
-    elif precision == "bf16" and not is_fast:
-        logger.warning("%s has no instructions for bf16: fp32 reads prompts faster (--precision auto chooses)", device)
-    apply_precision(decoder, precision, device)
+    apply_precision(decoder, chosen_precision(precision, device), device)
     ends = end_tokens_of(model, tokenizer)
     return TorchEngine(decoder, ends, max_batch_size, max_seq_len, speculate=speculate), tokenizer
 

@@ -22,7 +22,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--out", required=True, metavar="PATH", help="where to write")
     parser.add_argument("--json", action="store_true", help="print what was written as JSON")
     hf = parser.add_argument_group("hf")
-    hf.add_argument("--dtype", default=None, help="fp32, bf16 (default), fp16; quantised tensors stay as they are")
+    hf.add_argument("--dtype", default=None, help="fp32, bf16 (default), fp16; of a model that is not quantised")
     hf.add_argument("--push", default=None, metavar="REPO", help="upload to this repository of the hub, owner/name")
     hf.add_argument("--private", action="store_true", help="make the repository private where it is new")
     gguf = parser.add_argument_group("gguf")
@@ -82,7 +82,7 @@ def _hugging_face(args: argparse.Namespace) -> dict[str, Any]:
 
     if args.push:
         check_repository(args.push)
-    report = export_hugging_face(args.model, args.out, args.dtype or "bf16")
+    report = export_hugging_face(args.model, args.out, args.dtype)
     content: dict[str, Any] = {
         "format": "hf",
         "path": str(report.path),

@@ -29,31 +29,42 @@ def new_folder(target: Path) -> Iterator[Path]:
     target.parent.mkdir(parents=True, exist_ok=True)
     staged = target.with_name(f".writing-{target.name}-{os.getpid()}")
     shutil.rmtree(staged, ignore_errors=True)
-    staged.mkdir()
     try:
+        staged.mkdir()
         yield staged
         publish_folder(staged, target)
+    except OSError as error:
+        # What was to be written, not what stands beside it until then.
+        if error.filename is not None:
+            error.filename = str(error.filename).replace(str(staged), str(target))
+        raise
     finally:
         shutil.rmtree(staged, ignore_errors=True)
 
 
 def publish_folder(staged: Path, target: Path) -> None:
-    """Give a finished folder its name. All its files reach the disk first; a folder already named so is replaced."""
+    """Give a finished folder its name. All its files reach the disk first; a folder already named so is replaced, and
+    deleted once the new one stands there."""
     _share_files(staged)
     sync_tree(staged)
-    if target.exists():
-        remove_folder(target)
+    replaced = _set_aside(target) if target.exists() else None
     staged.rename(target)
     sync_folder(target.parent)
+    if replaced is not None:
+        shutil.rmtree(replaced)
 
 
 def remove_folder(path: Path) -> None:
     """Delete a folder; it loses its name first, so that a kill in between leaves nothing that looks whole."""
+    shutil.rmtree(_set_aside(path))
+
+
+def _set_aside(path: Path) -> Path:
     doomed = path.with_name(f".removed-{path.name}")
     if doomed.exists():
         shutil.rmtree(doomed)
     path.rename(doomed)
-    shutil.rmtree(doomed)
+    return doomed
 
 
 def _share_files(folder: Path) -> None:

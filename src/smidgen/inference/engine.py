@@ -81,11 +81,14 @@ class TorchEngine:
         context = model.config.max_seq_len
         if max_seq_len is not None and not 1 <= max_seq_len <= context:
             raise ContextLengthError(f"max_seq_len = {max_seq_len}: use 1 to the model's context of {context}")
-        if max_batch_size < 1 or (prefill_chunk is not None and prefill_chunk < 1) or speculate < 0:
-            raise SamplingError(
-                f"max_batch_size = {max_batch_size}, prefill_chunk = {prefill_chunk}, speculate = {speculate}: "
-                "use at least 1, 1 and 0"
-            )
+        limits = (
+            ("max_batch_size", max_batch_size, 1),
+            ("prefill_chunk", prefill_chunk, 1),
+            ("speculate", speculate, 0),
+        )
+        for name, value, least in limits:
+            if value is not None and value < least:
+                raise SamplingError(f"{name} = {value}: use {least} or more")
         self._device = model.model.embed_tokens.device
         is_gpu = self._device.type == "cuda"
         self._prefill_chunk = prefill_chunk or (8192 if is_gpu else 512)
@@ -165,7 +168,9 @@ class TorchEngine:
     def score(self, ids: Sequence[int], top: int) -> Generator[list[TokenScore]]:
         """The scores of `ids[1:]` in pieces; see `Scorer.score`."""
         if len(ids) > self._info.max_seq_len:
-            raise ContextLengthError(f"{len(ids)} tokens exceed the context of {self._info.max_seq_len}")
+            raise ContextLengthError(
+                f"{len(ids)} tokens exceed the context of {self._info.max_seq_len} tokens; score a shorter text"
+            )
         self._check_ids(*ids)
         return score(self._model, ids, top, self._prefill_chunk, self._mode)
 

@@ -40,14 +40,14 @@ class HuggingFaceReport:
     """Bytes of the weights."""
 
 
-def export_hugging_face(model: str | Path, out: str | Path, dtype: str = "bf16") -> HuggingFaceReport:
+def export_hugging_face(model: str | Path, out: str | Path, dtype: str | None = None) -> HuggingFaceReport:
     """Write the model that MODEL names to the folder `out`, which appears whole or not at all.
 
-    dtype: one of DTYPES; the tensors of a quantised folder stay as they are. An adapter is put into its base. Raises
-    InterchangeError for float16 where activations overflow it, for an adapter that cannot be merged exactly, and for a
-    folder that holds something else.
+    dtype: one of DTYPES, bf16 if left out; a quantised folder keeps its tensors and takes none. An adapter is put into
+    its base. Raises InterchangeError for float16 where activations overflow it, for an adapter that cannot be merged
+    exactly, and for a folder that holds something else.
     """
-    if dtype not in DTYPES:
+    if dtype is not None and dtype not in DTYPES:
         raise InterchangeError(f"dtype {dtype}: unknown; use one of {', '.join(DTYPES)}")
     target = Path(out).resolve()
     if target.is_file() or (target.is_dir() and any(target.iterdir()) and not (target / CONFIG).is_file()):
@@ -57,6 +57,9 @@ def export_hugging_face(model: str | Path, out: str | Path, dtype: str = "bf16")
         raise InterchangeError(f"{out}: is the model itself; name another folder")
     tokenizer = optional_tokenizer(model)
     is_quantized = source is not None and not is_adapter_folder(source) and _is_quantized(source)
+    if is_quantized and dtype is not None:
+        raise InterchangeError(f"dtype {dtype}: a quantised model keeps its tensors as they are; leave it out")
+    dtype = "quantized" if is_quantized else dtype or "bf16"
     decoder = None if is_quantized else load_merged(model)
     if decoder is not None and decoder.config.scale_embeddings and dtype == "fp16":
         raise InterchangeError("dtype fp16: embeddings scaled by the root of the width overflow it; use bf16 or fp32")
@@ -64,7 +67,6 @@ def export_hugging_face(model: str | Path, out: str | Path, dtype: str = "bf16")
         if decoder is None:
             assert source is not None
             shutil.copytree(source, staged, dirs_exist_ok=True)
-            dtype = "quantized"
         else:
             save(decoder, staged, tokenizer)
             _cast(staged, dtype)

@@ -171,7 +171,7 @@ def test_a_failed_export_leaves_the_earlier_file(
     randomized_decoder: Callable[..., Decoder], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     path = tmp_path / "model.gguf"
-    path.write_bytes(b"earlier")
+    path.write_bytes(b"GGUF, earlier")
     decoder = randomized_decoder("elite-tiny", {"model.vocab_size": 64, "model.num_layers": 1})
 
     def full_disk(*_: object) -> None:
@@ -180,7 +180,7 @@ def test_a_failed_export_leaves_the_earlier_file(
     monkeypatch.setattr(gguf.GGUFWriter, "write_tensor_data", full_disk)
     with pytest.raises(OSError, match="No space"):
         export_gguf(decoder, path, None)
-    assert path.read_bytes() == b"earlier"
+    assert path.read_bytes() == b"GGUF, earlier"
     assert [entry.name for entry in tmp_path.iterdir()] == ["model.gguf"]
 
 

@@ -17,6 +17,7 @@ from torch import Tensor
 from smidgen.config import ModelConfig
 from smidgen.config.quantization import matches
 from smidgen.interchange.gguf.architectures import GgufArchitecture, gguf_architecture
+from smidgen.interchange.gguf.reader import is_gguf
 from smidgen.interchange.gguf.types import (
     TERNARY_TYPES,
     TYPES,
@@ -86,6 +87,8 @@ def export_gguf(
     path = Path(path)
     if path.is_dir():
         raise InterchangeError(f"{path}: is a folder; name a file, such as {path / 'model.gguf'}")
+    if path.is_file() and not is_gguf(path):
+        raise InterchangeError(f"{path}: holds something else than a GGUF model; choose another file")
     vocabulary = None if tokenizer is None else vocabulary_of(tokenizer, config.vocab_size)
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
@@ -103,6 +106,9 @@ def export_gguf(
         writer.close()
         temporary.replace(path)
         sync_folder(path.parent)
+    except OSError as error:
+        error.filename = str(path)
+        raise
     finally:
         writer.close()
         temporary.unlink(missing_ok=True)

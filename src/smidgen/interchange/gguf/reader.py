@@ -29,6 +29,8 @@ MAX_STRINGS = 1 << 20
 MAX_NAME = 1 << 12
 MAX_DIMENSIONS = 4
 
+MAGIC = b"GGUF"
+
 _NUMBERS = {0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 6: "f", 7: "?", 10: "Q", 11: "q", 12: "d"}
 _STRING, _ARRAY = 8, 9
 
@@ -145,7 +147,7 @@ class GgufFile:
         raise InterchangeError(f"{self.path}: {reason}")
 
     def _read_header(self) -> None:
-        if self._data[:4] != b"GGUF":
+        if self._data[:4] != MAGIC:
             self._refuse("is no GGUF file; name a .gguf file, a .pt checkpoint or a folder")
         self._position = 4
         version = self._unpack("I")
@@ -250,6 +252,12 @@ class GgufFile:
         (value,) = struct.unpack_from("<" + form, self._data, self._position)
         self._position += struct.calcsize("<" + form)
         return value
+
+
+def is_gguf(path: Path) -> bool:
+    """Whether a file begins as a GGUF file does."""
+    with path.open("rb") as file:
+        return file.read(len(MAGIC)) == MAGIC
 
 
 @contextmanager
