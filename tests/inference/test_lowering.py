@@ -138,6 +138,36 @@ def test_rows(isa: str, dtype: torch.dtype) -> None:
     check(rows, x, table, new, isa=isa, tolerance=1e-6)
 
 
+def test_conversions_for_products_alone_are_not_made() -> None:
+    """Of what lies outside, in any view, unless it is written before it is read or read by anything else."""
+    torch.manual_seed(0)
+    cache, weight = torch.randn(1, 3, 40, 8).bfloat16(), torch.randn(24, 16).bfloat16()
+    x, row = torch.randn(1, 3, 1, 8), torch.randn(4, 16)
+    result = [torch.zeros(3, 1, 30), torch.zeros(3, 8, 8), torch.zeros(3, 1, 30), torch.zeros(3, 30, 8)]
+
+    def step() -> None:
+        seen = cache[:, :, :30].float()
+        result[0].copy_(torch.bmm(x.flatten(0, 1), seen.flatten(0, 1).transpose(1, 2)))
+        parts = weight.float().unflatten(0, (3, 8))[:, :, 4:12]
+        result[1].copy_(torch.bmm(x.flatten(0, 1).expand(-1, 8, -1), parts.transpose(1, 2)))
+        copied = cache[:, :, :30].float()
+        cache.mul_(0.5)
+        result[2].copy_(torch.bmm(x.flatten(0, 1), copied[0].transpose(1, 2)))
+        result[3].copy_(torch.mm(weight.float(), row.t()).sum() + weight.float()[0, 0] * copied[0])
+
+    with torch.no_grad():
+        replay = replayed(step, Runner(1))
+        for _ in range(2):
+            x.normal_()
+            before = cache.clone()
+            step()
+            expected = [value.clone() for value in result]
+            cache.copy_(before)
+            replay()
+            for own, other in zip(result, expected, strict=True):
+                torch.testing.assert_close(own, other, rtol=1e-5, atol=1e-5)
+
+
 def test_positions_and_masks() -> None:
     positions, active = torch.tensor([70]), torch.tensor([1])
 
@@ -199,7 +229,7 @@ def logits_of_steps(preset: str, dtype: torch.dtype, step: type[decoding.Decodin
         pass
     found = []
     with torch.inference_mode():
-        for offset in range(100):
+        for offset in range(0, 100, 3):
             engine._decoding.load([(offset * 7) % 300], [40 + offset], [True])
             found.append(engine._decoding.logits(1, 41 + offset).clone())
     return found

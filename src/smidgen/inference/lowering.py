@@ -371,6 +371,8 @@ _RULES: dict[OpOverload, Rule] = {
     _aten.where.self: _where,
     _aten.zeros_like.default: _fill(0.0),
 }
+PRODUCTS = (_aten.baddbmm.default, _aten.bmm.default, _aten.mm.default, _aten.mv.default)
+"""Of factors of any types, where they are lowered."""
 for _name in ("eq", "ne", "lt", "le", "gt", "ge"):
     for _kind in ("Tensor", "Scalar"):
         _RULES[getattr(getattr(_aten, _name), _kind)] = _binary(_name)

@@ -22,7 +22,7 @@ from torch._ops import OpOverload
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map
 
-from smidgen.inference.lowering import Operations, Runner, lowered
+from smidgen.inference.lowering import PRODUCTS, Operations, Runner, lowered
 
 _ALIGNMENT = 64
 _aten = torch.ops.aten
@@ -69,7 +69,7 @@ class _View:
     stride: tuple[int, ...]
 
 
-@dataclass
+@dataclass(eq=False)
 class _Call:
     function: OpOverload
     args: Any
@@ -139,16 +139,8 @@ def replayed(function: Callable[[], object], runner: Runner | None = None) -> Ca
     """
     with _Recorder() as recorder:
         function()
-    memory = torch.empty(_plan(recorder.buffers), dtype=torch.uint8)
-
-    def placed(value: Any) -> Any:
-        if not isinstance(value, _View):
-            return value
-        start = value.buffer.start // value.dtype.itemsize
-        tensor = torch.empty(0, dtype=value.dtype)
-        return tensor.set_(memory.untyped_storage(), start + value.offset, value.shape, value.stride)
-
-    is_view = lambda value: isinstance(value, _View)  # noqa: E731
+    memory = _Memory(recorder.buffers)
+    unneeded = list[_Call]() if runner is None else _read_unconverted(recorder.calls, memory)
     calls, neighbours = list[Callable[[], object]](), Operations()
 
     def end_neighbours() -> None:
@@ -157,13 +149,15 @@ def replayed(function: Callable[[], object], runner: Runner | None = None) -> Ca
             neighbours.clear()
 
     for call in recorder.calls:
-        args, kwargs, results = tree_map(placed, (call.args, call.kwargs, call.results), is_leaf=is_view)
-        operations = None if runner is None else lowered(call.function, args, kwargs, results)
+        if call in unneeded:
+            continue
+        bound = memory.bound(call)
+        operations = None if runner is None else lowered(*bound)
         if operations is not None:
             neighbours += operations
             continue
         end_neighbours()
-        calls.append(_prepared(call.function, args, kwargs, results))
+        calls.append(_prepared(*bound))
     end_neighbours()
     held = memory, recorder.calls
 
@@ -172,6 +166,97 @@ def replayed(function: Callable[[], object], runner: Runner | None = None) -> Ca
             call()
 
     return replay
+
+
+class _Memory:
+    """Where the tensors of a recording lie."""
+
+    def __init__(self, buffers: Sequence[_Buffer]) -> None:
+        self._bytes = torch.empty(_plan(buffers), dtype=torch.uint8)
+        self.replaced: dict[_Buffer, tuple[Tensor, _View]] = {}
+        """Copies that nobody reads: for each buffer the tensor that is read instead, and its copy."""
+
+    def bound(self, call: _Call) -> tuple[OpOverload, Any, Any, list[Tensor]]:
+        """The call with its tensors."""
+        given = (call.args, call.kwargs, call.results)
+        return call.function, *tree_map(self._placed, given, is_leaf=lambda value: isinstance(value, _View))
+
+    def _placed(self, value: Any) -> Any:
+        if not isinstance(value, _View):
+            return value
+        if value.buffer in self.replaced:
+            return _of_source(value, *self.replaced[value.buffer])
+        start = value.buffer.start // value.dtype.itemsize
+        tensor = torch.empty(0, dtype=value.dtype)
+        return tensor.set_(self._bytes.untyped_storage(), start + value.offset, value.shape, value.stride)
+
+
+def _read_unconverted(calls: Sequence[_Call], memory: _Memory) -> list[_Call]:
+    """Copies in float32 of tensors from outside (a cache, a weight) that only products of the library read, which may
+    as well read the tensors themselves: `memory` then binds those. Returns what need not be copied.
+    """
+    found = []
+    for index, call in enumerate(calls):
+        if call.function not in _COPIES or not isinstance(source := call.args[0], Tensor):
+            continue
+        [copy] = call.results
+        if (source.dtype, copy.dtype) != (torch.bfloat16, torch.float32):
+            continue
+        readers = [other for other in calls[index + 1 :] if any(view.buffer is copy.buffer for view in _views(other))]
+        between = calls[index + 1 : calls.index(readers[-1])] if readers else []
+        is_written = any(
+            other.function._schema.is_mutable and _address(other.args[0]) == _address(source)
+            for other in between
+            if isinstance(other.args[0], Tensor)
+        )
+        memory.replaced[copy.buffer] = source, copy
+        if is_written or not all(other.function in PRODUCTS and _is_lowered(other, memory) for other in readers):
+            del memory.replaced[copy.buffer]
+            continue
+        found.append(call)
+    return found
+
+
+def _is_lowered(call: _Call, memory: _Memory) -> bool:
+    function, args, kwargs, results = memory.bound(call)
+    return all(value is not None for value in args) and lowered(function, args, kwargs, results) is not None
+
+
+def _views(call: _Call) -> list[_View]:
+    leaves = tree_leaves((call.args, call.kwargs), is_leaf=lambda value: isinstance(value, _View))
+    return [leaf for leaf in leaves if isinstance(leaf, _View)]
+
+
+def _of_source(view: _View, source: Tensor, copy: _View) -> Tensor | None:
+    """What `view` of a copy is of the source; None where no strides say it."""
+    dimensions = list[tuple[int, int, int]]()  # size, stride of the copy, stride of the source
+    for size, own, other in sorted(zip(copy.shape, copy.stride, source.stride(), strict=True), key=lambda d: d[1]):
+        if size == 1:
+            continue
+        if (
+            dimensions
+            and dimensions[-1][0] * dimensions[-1][1] == own
+            and dimensions[-1][0] * dimensions[-1][2] == other
+        ):
+            dimensions[-1] = (dimensions[-1][0] * size, *dimensions[-1][1:])
+        else:
+            dimensions.append((size, own, other))
+    offset, rest, starts = source.storage_offset(), view.offset - copy.offset, list[int]()
+    for _, own, other in reversed(dimensions):
+        starts.insert(0, rest // own)
+        offset, rest = offset + rest // own * other, rest % own
+    strides = []
+    for size, stride in zip(view.shape, view.stride, strict=True):
+        if size == 1 or stride == 0:
+            strides.append(0)
+            continue
+        for (extent, own, other), start in zip(dimensions, starts, strict=True):
+            if stride % own == 0 and start + (size - 1) * (stride // own) < extent:
+                strides.append(stride // own * other)
+                break
+        else:
+            return None
+    return source.as_strided(view.shape, strides, offset)
 
 
 def _prepared(function: OpOverload, args: Any, kwargs: Any, results: list[Tensor]) -> Callable[[], object]:
