@@ -42,10 +42,26 @@ def test_importing_a_command_loads_no_torch() -> None:
 
 
 def test_wrong_usage_exits_with_2_and_suggests(capsys: pytest.CaptureFixture[str]) -> None:
+    status, _, err = run(capsys, "genrate")
+    assert (status, err) == (2, "smidgen: 'genrate' is not a command; did you mean 'generate'?\n")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["generate", "m", "x", "--temprature", "1"], "--temprature: no such option; did you mean '--temperature'?"),
+        (["presets", "m", "x"], "'x': one argument too many; 'smidgen presets --help' shows what there is"),
+        (["info"], "the following arguments are required: MODEL; 'smidgen info --help' shows what there is"),
+        (["generate", "m", "x", "--qqqq=2"], "--qqqq: no such option; 'smidgen generate --help' shows what there is"),
+    ],
+)
+def test_wrong_usage_of_a_command_is_one_line(
+    arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
     with pytest.raises(SystemExit) as exit_:
-        main(["genrate"])
+        main(arguments)
     assert exit_.value.code == 2
-    assert "did you mean 'generate'?" in capsys.readouterr().err
+    assert capsys.readouterr().err == f"smidgen: {message}\n"
 
 
 def test_a_users_mistake_is_one_line_and_exits_with_1(capsys: pytest.CaptureFixture[str]) -> None:

@@ -151,7 +151,7 @@ class _Meter:
     def line(self) -> str:
         return (
             f"{self.num_tokens} tokens in {self.seconds:.2f} s, {self.tokens_per_second:.1f} tokens/s; "
-            f"first after {self.prompt_seconds:.2f} s (prompt: {self.num_prompt_tokens} tokens)"
+            f"first after {self.prompt_seconds * 1000:.0f} ms (prompt: {self.num_prompt_tokens} tokens)"
         )
 
 

@@ -18,10 +18,10 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--tokenizer", metavar="PATH", help="tokenizer folder or file, where the source has none")
     parser.add_argument("--json", action="store_true", help="print what was imported as JSON")
     group = parser.add_argument_group("what a .pt checkpoint may leave out")
-    group.add_argument("--num-heads", type=int, help="query heads")
-    group.add_argument("--max-seq-len", type=int, help="context in tokens")
-    group.add_argument("--rope-theta", type=float, help="base of the rotary frequencies")
-    group.add_argument("--norm-eps", type=float, help="eps of the norms")
+    group.add_argument("--num-heads", type=int, metavar="N", help="query heads")
+    group.add_argument("--max-seq-len", type=int, metavar="N", help="context in tokens")
+    group.add_argument("--rope-theta", type=float, metavar="X", help="base of the rotary frequencies")
+    group.add_argument("--norm-eps", type=float, metavar="X", help="eps of the norms")
     group.add_argument(
         "--rope", choices=["halves", "interleaved"], default="halves", help="which dimensions its RoPE pairs"
     )

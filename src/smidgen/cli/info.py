@@ -23,7 +23,9 @@ LENGTH_TO_ASSUME = 2048
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("model", help="a preset, a YAML file, or a model, checkpoint, run or Hugging Face folder")
+    parser.add_argument(
+        "model", metavar="MODEL", help="a preset, a YAML file, or a model, checkpoint, run or Hugging Face folder"
+    )
     parser.add_argument("--json", action="store_true", help="print the figures as JSON")
 
 

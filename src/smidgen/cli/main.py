@@ -6,8 +6,10 @@ import argparse
 import difflib
 import importlib
 import os
+import re
 import sys
 from collections.abc import Sequence
+from typing import NoReturn
 
 import smidgen
 from smidgen.runtime.errors import MissingDependencyError, SmidgenError
@@ -61,7 +63,6 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _run(arguments: list[str]) -> int:
-    frame = argparse.ArgumentParser(prog="smidgen", usage="smidgen COMMAND …", add_help=False)
     if not arguments or arguments[0] in {"-h", "--help", "help"}:
         print(_overview())
         return 0
@@ -71,10 +72,11 @@ def _run(arguments: list[str]) -> int:
     name, *rest = arguments
     if name not in COMMANDS:
         close = difflib.get_close_matches(name, COMMANDS, n=1)
-        hint = f"did you mean '{close[0]}'?" if close else "'smidgen --help' lists the commands."
-        frame.error(f"'{name}' is not a command; {hint}")
+        hint = f"did you mean '{close[0]}'?" if close else "'smidgen --help' lists the commands"
+        print(f"smidgen: '{name}' is not a command; {hint}", file=sys.stderr)
+        return 2
     module = importlib.import_module(f"smidgen.cli.{name}")
-    parser = argparse.ArgumentParser(
+    parser = _Parser(
         prog=f"smidgen {name}",
         description=(module.__doc__ or "").strip(),
         formatter_class=argparse.RawDescriptionHelpFormatter,
@@ -82,13 +84,28 @@ def _run(arguments: list[str]) -> int:
     )
     module.configure(parser)
     parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
+    options, unknown = parser.parse_known_intermixed_args(rest)
     if getattr(module, "OVERRIDES", False):
-        options, overrides = parser.parse_known_intermixed_args(rest)
-        options.overrides = overrides
-    else:
-        options = parser.parse_intermixed_args(rest)
+        options.overrides = unknown
+    elif unknown:
+        parser.refuse(unknown)
     status: int = module.run(options)
     return status
+
+
+class _Parser(argparse.ArgumentParser):
+    """Wrong usage is one line, as every other mistake; `--help` has the rest."""
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(2, f"smidgen: {message}; '{self.prog} --help' shows what there is\n")
+
+    def refuse(self, unknown: Sequence[str]) -> NoReturn:
+        """End with the first option that does not exist, or the argument that is too many."""
+        wrong = next((text for text in unknown if text.startswith("-")), unknown[0]).split("=")[0]
+        close = difflib.get_close_matches(wrong, set(re.findall(r"--[\w-]+", self.format_usage())), n=1)
+        if close:
+            self.exit(2, f"smidgen: {wrong}: no such option; did you mean '{close[0]}'?\n")
+        self.error(f"{wrong}: no such option" if wrong.startswith("-") else f"'{wrong}': one argument too many")
 
 
 def _overview() -> str:

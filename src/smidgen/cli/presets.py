@@ -11,7 +11,9 @@ import sys
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("name", nargs="?", help="print this preset's whole configuration as YAML instead")
+    parser.add_argument(
+        "name", metavar="PRESET", nargs="?", help="print this preset's whole configuration as YAML instead"
+    )
     parser.add_argument("--json", action="store_true", help="print the list as JSON")
 
 

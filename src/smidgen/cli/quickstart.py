@@ -37,8 +37,12 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.usage = "smidgen quickstart [--out DIR] [--training.max_steps N …]"
     parser.add_argument("--out", default="runs/quickstart", metavar="DIR", help="where (default: runs/quickstart)")
     parser.add_argument("--preset", default="quickstart", help="model and training (default: quickstart)")
-    parser.add_argument("--documents", type=int, default=DOCUMENTS, help=f"of the corpus (default: {DOCUMENTS:,})")
-    parser.add_argument("--questions", type=int, default=100, help="held-out questions of each kind (default: 100)")
+    parser.add_argument(
+        "--documents", type=int, default=DOCUMENTS, metavar="N", help=f"of the corpus (default: {DOCUMENTS:,})"
+    )
+    parser.add_argument(
+        "--questions", type=int, default=100, metavar="N", help="held-out questions of each kind (default: 100)"
+    )
 
 
 def run(args: argparse.Namespace) -> int:

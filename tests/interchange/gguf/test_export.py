@@ -142,6 +142,7 @@ def test_sentencepiece_vocabulary(randomized_decoder: Callable[..., Decoder], tm
     ("preset", "overrides", "kind", "message"),
     [
         ("tinylm-tiny", {}, "f16", "no architecture with latent attention, ternary layers"),
+        ("quickstart", {}, "f16", "pre norms, sliding windows, norms of queries and keys, scaled embeddings together"),
         ("elite-tiny", {"model.feed_forward.activation": "relu2"}, "f16", "computes silu there"),
         ("gemma3-tiny", {"model.attention.query_pre_attn_scalar": 16.0}, "f16", "query_pre_attn_scalar"),
         ("tinylm-gqa-tiny", {"model.tie_word_embeddings": False}, "f16", "no head of its own"),

@@ -397,7 +397,18 @@ def gguf_architecture(model: ModelConfig) -> GgufArchitecture:
         structure = model.model_copy(update={"linear": DenseLinear()})
     found = ARCHITECTURES.get(architecture_of(structure).model_type)
     if found is None:
-        parts = f"{model.attention.kind} attention, {model.linear.kind} layers, {model.norm.placement} norms"
-        raise InterchangeError(f"GGUF: llama.cpp has no architecture with {parts}: {ALTERNATIVES}")
+        raise InterchangeError(f"GGUF: llama.cpp has no architecture with {_parts(model)} together: {ALTERNATIVES}")
     found.refuse(structure)
     return found
+
+
+def _parts(model: ModelConfig) -> str:
+    """What architectures differ in, in words."""
+    parts = [f"{model.attention.kind} attention", f"{model.linear.kind} layers", f"{model.norm.placement} norms"]
+    if "sliding" in model.layer_types:
+        parts.append("sliding windows")
+    if getattr(model.attention, "qk_norm", False):
+        parts.append("norms of queries and keys")
+    if model.scale_embeddings:
+        parts.append("scaled embeddings")
+    return ", ".join(parts)
