@@ -3,6 +3,9 @@
     python benchmarks/quantization.py --model llama-like=runs/elite --model tinylm=runs/tinylm --data data \
         --json benchmarks/results/quantization.json
 
+    python benchmarks/quantization.py --model llama-like=runs/elite --data data --no-speed --only int4/32 \
+        'int4/32, down_proj int8' --json benchmarks/results/quantization_mixed.json
+
     python benchmarks/quantization.py --speed elite-112m tinylm-300m --json benchmarks/results/quantization_speed.json
 
 `--speed` measures presets of a real size, with random weights, which are as fast as trained ones: greedy decoding by
@@ -47,6 +50,10 @@ SCHEMES: tuple[tuple[str, Method, dict[str, Any]], ...] = (
     ("int4/64", "rtn", {"scheme": "int4", "group_size": 64}),
     ("int4/128", "rtn", {"scheme": "int4", "group_size": 128}),
     ("int4/128 gptq", "gptq", {"scheme": "int4", "group_size": 128}),
+    ("int4/32, down_proj int8", "rtn", {"scheme": "int4", "overrides": {"down_proj": "int8"}}),
+    ("int4/32 gptq, down_proj int8", "gptq", {"scheme": "int4", "overrides": {"down_proj": "int8"}}),
+    ("int4/32, first layer int8", "rtn", {"scheme": "int4", "overrides": {"layers.0.*": "int8"}}),
+    ("int4/32, attention int8", "rtn", {"scheme": "int4", "overrides": {"self_attn.*": "int8"}}),
     ("ternary packed", "rtn", {"scheme": "ternary"}),
     ("ternary packed, head and embedding int8", "rtn", {"scheme": "ternary", "head": "int8", "embedding": "int8"}),
     ("fp8 blocks", "rtn", {"scheme": "fp8_block"}),
@@ -73,6 +80,7 @@ def main() -> None:
     parser.add_argument("--tokens", type=int, default=16_384, help="of the validation split (default: 16384)")
     parser.add_argument("--seq-len", type=int, default=128, help="tokens a window (default: 128)")
     parser.add_argument("--calibration-tokens", type=int, default=8_192, help="of the training split (default: 8192)")
+    parser.add_argument("--only", nargs="+", metavar="SCHEME", help="labels of the schemes to measure (default: all)")
     parser.add_argument("--no-speed", action="store_true", help="leave speed out: it needs a machine that is idle")
     parser.add_argument("--json", required=True, metavar="FILE")
     args = parser.parse_args()
@@ -125,6 +133,8 @@ def figures(name: str, model: Decoder, dataset: Dataset, args: argparse.Namespac
         return evaluate_dataset(decoder, dataset, seq_len=args.seq_len, max_tokens=args.tokens)
 
     for label, method, fields in SCHEMES:
+        if args.only and label not in args.only:
+            continue
         try:
             quantized = quantize_by(method, model, quantization(fields, model.config), calibration)
         except ConfigError as error:

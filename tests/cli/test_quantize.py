@@ -70,6 +70,34 @@ def test_overrides_are_stored_and_reported(model: Path, tmp_path: Path, capsys: 
     assert "int4, down_proj=int8, layers.0.*=bf16" in shown
 
 
+def test_sensitivities_name_overrides(model: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    options = ["--scheme", "int4", "--sensitivity", "--text", str(model.parent / "story.txt")]
+    assert main(["quantize", str(model), *options, "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    kinds = {"q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"}
+    assert {one["pattern"] for one in found} == {*kinds, "layers.0.*", "layers.1.*"}
+    changes = [one["perplexity_change"] for one in found]
+    assert changes == sorted(changes, reverse=True)
+    assert main(["quantize", str(model), *options, "--tokens", "64"]) == 0
+    assert "--override '" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("options", "named"),
+    [
+        ([], "either --out DIR"),
+        (["--out", "x", "--sensitivity"], "either --out DIR"),
+        (["--sensitivity"], "--data or --text"),
+        (["--sensitivity", "--text", "x", "--override", "q_proj=int8"], "--override has no place"),
+    ],
+)
+def test_wrong_usage(options: list[str], named: str, model: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as error:
+        main(["quantize", str(model), "--scheme", "int4", *options])
+    assert error.value.code == 2
+    assert named in capsys.readouterr().err
+
+
 def test_a_table_for_people(model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["quantize", str(model), "--scheme", "int8", "--out", str(tmp_path / "int8")]) == 0
     shown = capsys.readouterr().out

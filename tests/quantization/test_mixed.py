@@ -11,6 +11,8 @@ from torch import Tensor
 import smidgen
 from smidgen.config import ModelConfig, Quantization, load_config, preset_names
 from smidgen.evaluation.quantization import model_size
+from smidgen.evaluation.sensitivity import sensitivities
+from smidgen.evaluation.sliding import Perplexity
 from smidgen.kernels.layouts import FP8Tensor, Int4Groups, Int8Rows
 from smidgen.model import Decoder, load_architecture
 from smidgen.model.linear import Linear
@@ -168,3 +170,26 @@ def test_the_size_of_each_scheme_adds_up() -> None:
     assert found["projections", "int8"].matrices == 2
     assert found["projections", "int4/32"].bits_per_weight == pytest.approx(4.5, abs=0.02)
     assert found["embedding", "int8"].weights == decoder.config.vocab_size * decoder.config.hidden_size
+
+
+def test_sensitivities_are_those_of_overrides() -> None:
+    """One kind quantised alone is a model whose other projections are left out; the model itself stays as it was."""
+    dense = model()
+    before = [parameter.clone() for parameter in dense.parameters()]
+    whole = quantize(dense, Quantization(scheme="int4"))
+
+    def measure(decoder: Decoder) -> Perplexity:
+        with torch.no_grad():
+            return Perplexity(loss=decoder(BATCHES[0]).float().norm().log().item(), tokens=1, bits_per_byte=None)
+
+    found = {one.pattern: one for one in sensitivities(dense, whole, measure)}
+    assert len(found) == len(dense.config.projections) + 2
+    assert found["layers.1.*"].weights == sum(
+        m.weight.numel() for m in dense.layers[1].modules() if isinstance(m, Linear)
+    )
+    alone = model()
+    for layer, other in zip(alone.layers, whole.layers, strict=True):
+        layer.mlp.down_proj = other.mlp.down_proj
+    assert found["down_proj"].perplexity == measure(alone).perplexity
+    assert all(torch.equal(old, new) for old, new in zip(before, dense.parameters(), strict=True))
+    assert not any(isinstance(module, QuantizedLinear) for module in dense.modules())

@@ -3,6 +3,7 @@
 Example: smidgen quantize runs/demo --scheme int4 --out demo-int4 --data data
          smidgen quantize runs/demo --scheme int4 --method gptq --calibration data --out demo-int4 --data data
          smidgen quantize runs/demo --scheme int4 --override 'down_proj=int8' --override 'layers.0.*=bf16' --out mixed
+         smidgen quantize runs/demo --scheme int4 --sensitivity --data data
 """
 
 from __future__ import annotations
@@ -37,7 +38,12 @@ def configure(parser: argparse.ArgumentParser) -> None:
         choices=["int8", "int4", "ternary", "fp8_block", "fp8_tensor"],
         help="of the projections; ternary packs a model trained with ternary weights",
     )
-    parser.add_argument("--out", required=True, metavar="DIR", help="folder of the new model")
+    parser.add_argument("--out", metavar="DIR", help="folder of the new model")
+    parser.add_argument(
+        "--sensitivity",
+        action="store_true",
+        help="write no model, but measure what each kind of projection and each layer loses when quantised alone",
+    )
     parser.add_argument(
         "--method",
         choices=["rtn", "gptq", "awq"],
@@ -88,14 +94,19 @@ def run(args: argparse.Namespace) -> int:
     folder = resolve(args.model).folder
     if folder is None:
         raise ModelFolderError(f"{args.model}: a preset has random weights; name a trained model")
-    if Path(args.out).resolve() == folder.resolve():
-        raise ModelFolderError(f"--out {args.out}: is the model itself; name another folder")
-    check_target(args.out)
+    if args.out is not None:
+        if Path(args.out).resolve() == folder.resolve():
+            raise ModelFolderError(f"--out {args.out}: is the model itself; name another folder")
+        check_target(args.out)
     model = load_merged(args.model).to(resolve_device(args.device))
     quantization = _quantization(args, model.config)
     sample = _sample(args, model)
     batches = None if args.calibration is None else _windows(args, model, args.calibration, "train")
     quantized = quantize_by(args.method, model, quantization, batches)
+    if args.sensitivity:
+        assert sample is not None
+        _print_sensitivities(args, model, quantized, sample[0])
+        return 0
     try:
         tokenizer = load_tokenizer(args.model)
     except ModelFolderError:
@@ -119,6 +130,15 @@ def _check(args: argparse.Namespace) -> None:
     """Refuse options that would be without effect, and numbers below 2; set the defaults of those not given."""
     from smidgen.runtime.errors import ConfigError
 
+    if (args.out is None) != args.sensitivity:
+        args.usage_error("either --out DIR, for the new model, or --sensitivity, for measurements, is needed")
+    if args.sensitivity and not (args.data or args.text):
+        args.usage_error("--sensitivity needs --data or --text to measure on")
+    for flag, is_given in (("override", args.override), ("head", args.head), ("embedding", args.embedding)):
+        if args.sensitivity and is_given:
+            args.usage_error(
+                f"--{flag} has no place beside --sensitivity, which quantises projections alone, each by itself"
+            )
     if args.calibration is not None and args.method == "rtn":
         raise ConfigError("--calibration: rounding to nearest looks at no text; add --method gptq or awq")
     if args.calibration_tokens is not None and args.calibration is None:
@@ -288,6 +308,24 @@ def _print(args: argparse.Namespace, comparison: Comparison | None, sizes: Any) 
     print(f'\n{args.out}: {schemes}, {args.method}. Next: smidgen generate {args.out} "Once"')
     if comparison is None:
         print("--data DIR or --text FILE measures what it lost.")
+
+
+def _print_sensitivities(
+    args: argparse.Namespace, model: Decoder, quantized: Decoder, measure: Callable[[Decoder], Perplexity]
+) -> None:
+    from smidgen.cli.tables import print_table
+    from smidgen.evaluation.sensitivity import sensitivities
+
+    found = sorted(sensitivities(model, quantized, measure), key=lambda one: -one.perplexity_change)
+    if args.json:
+        json.dump([asdict(one) for one in found], sys.stdout, indent=2)
+        print()
+        return
+    rows = [
+        [one.pattern, f"{one.weights:,}", f"{one.perplexity:.3f}", f"{one.perplexity_change:+.3%}"] for one in found
+    ]
+    print_table([f"{args.scheme} alone", "weights", "perplexity", "change"], rows)
+    print(f"\nTo keep the first in more bits: --override '{found[0].pattern}=int8'")
 
 
 def _part_row(part: PartSize) -> list[str]:
