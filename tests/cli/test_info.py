@@ -53,3 +53,21 @@ def test_a_model_folder_is_told_of_with_a_usual_training(capsys: pytest.CaptureF
 def test_batch_size_auto_shows_one_sequence(capsys: pytest.CaptureFixture[str]) -> None:
     result = figures(capsys, "elite-tiny", "--training.batch_size=auto", "--training.tokens_per_step=4096")
     assert (result["training_bytes"]["batch_size"], result["tokens_per_step"]) == (1, 4096)
+
+
+def test_a_quantised_model_runs_and_is_not_trained(capsys: pytest.CaptureFixture[str], tmp_path: Any) -> None:
+    import smidgen
+    from smidgen.config import Quantization
+    from smidgen.quantization import quantize
+
+    model = quantize(smidgen.build("elite-tiny", {"model.vocab_size": 64}), Quantization(scheme="int8"))
+    smidgen.save(model, tmp_path / "int8")
+    result = figures(capsys, str(tmp_path / "int8"))
+    assert result["training_bytes"] is None
+    assert not any(device["trains"] for device in result["devices"])
+    # The header of a safetensors file is all that comes on top.
+    assert 0 < (tmp_path / "int8" / "model.safetensors").stat().st_size - result["weights_bytes"]["stored"] < 20_000
+    assert main(["info", str(tmp_path / "int8")]) == 0
+    out = capsys.readouterr().out
+    assert "weights as they are stored" in out
+    assert "training" not in out

@@ -72,7 +72,7 @@ def collect(model: ModelConfig, config: Config | None) -> dict[str, Any]:
         "training_flops_per_token": flops_per_token(model, seq_len),
         "seq_len": seq_len,
         "max_seq_len": model.max_seq_len,
-        "weights_bytes": {"float32": parameters * 4, "bf16": parameters * 2},
+        "weights_bytes": {"float32": parameters * 4, "bf16": parameters * 2, **_stored(model)},
         "cache_elements_per_token": cache_elements_per_token(model),
         "cache_bytes_at_max_seq_len": _cache_bytes(model),
         "compute_optimal_tokens": parameters * TOKENS_PER_PARAMETER,
@@ -80,6 +80,14 @@ def collect(model: ModelConfig, config: Config | None) -> dict[str, Any]:
         "training_tokens": None if training.max_steps is None or tokens is None else tokens * training.max_steps,
         **_memory(config),
     }
+
+
+def _stored(model: ModelConfig) -> dict[str, int]:
+    """Bytes of the folder of a quantised model."""
+    from smidgen.evaluation.quantization import model_size
+    from smidgen.model import load_architecture
+
+    return {} if model.quantization is None else {"stored": model_size(load_architecture(model)).bytes}
 
 
 def _usual_training(model: ModelConfig) -> Config:
@@ -97,6 +105,14 @@ def _memory(config: Config) -> dict[str, Any]:
     from smidgen.training.devices import resolve_device
     from smidgen.training.footprint import predict_footprint
 
+    running = running_bytes(config.model)
+    if config.model.quantization is not None:
+        # It runs with its weights as floats at the most, and is not trained.
+        devices = [
+            {"name": device.name, "memory_bytes": device.memory, "trains": False, "runs": device.fits(running)}
+            for device in DEVICES
+        ]
+        return {"training_bytes": None, "devices": devices}
     training = config.training
     # What batch_size auto will find depends on the device: the least is shown.
     batch_size = 1 if training.batch_size == AUTO_BATCH_SIZE else training.batch_size
@@ -104,7 +120,6 @@ def _memory(config: Config) -> dict[str, Any]:
     if training.dropout:
         on_gpu = predict_footprint(config, batch_size, as_gpu=True)
     device_type = resolve_device(training.device).type
-    running = running_bytes(config.model)
     return {
         "training_bytes": {
             "batch_size": batch_size,
@@ -139,14 +154,40 @@ def _cache_bytes(model: ModelConfig) -> int:
 
 
 def _print(name: str, figures: dict[str, Any]) -> None:
-    from smidgen.cli.tables import format_bytes, format_count, print_table
+    from smidgen.cli.tables import format_bytes, print_table
 
     parts = figures["parameters_by_part"]
     rows = [["parameters", f"{figures['parameters']:,}", ""]]
     rows += [["", f"{count:,}", part.replace("_", " ")] for part, count in parts.items() if count]
+    weights, training = figures["weights_bytes"], figures["training_bytes"]
+    if training is not None:
+        rows += _training_rows(figures)
+    running = [[format_bytes(weights["stored"]), "weights as they are stored"]] if "stored" in weights else []
+    running += [
+        [format_bytes(weights["bf16"]), "weights in bf16"],
+        [format_bytes(weights["float32"]), "weights in float32"],
+        [format_bytes(figures["cache_bytes_at_max_seq_len"]), f"bf16 cache of {figures['max_seq_len']:,} tokens"],
+    ]
+    rows += [["" if number else "running", *row] for number, row in enumerate(running)]
+    print_table([name, "", ""], rows)
+    columns = {} if training is None else {"trains": f"training, {_passes(figures)}"}
+    columns["runs"] = "running in bf16, full context"
+    verdicts = {True: "fits", False: "does not fit"}
+    devices = [[device["name"], *(verdicts[device[column]] for column in columns)] for device in figures["devices"]]
+    print()
+    print_table(["device", *columns.values()], devices)
+
+
+def _passes(figures: dict[str, Any]) -> str:
+    memory = figures["training_bytes"]
+    return f"{memory['batch_size']} × {figures['seq_len']:,} tokens, {memory['precision']}"
+
+
+def _training_rows(figures: dict[str, Any]) -> list[list[str]]:
+    from smidgen.cli.tables import format_bytes, format_count
+
     flops, memory = figures["training_flops_per_token"], figures["training_bytes"]
-    passes = f"{memory['batch_size']} × {figures['seq_len']:,} tokens, {memory['precision']}"
-    rows += [
+    rows = [
         ["training", format_count(flops), f"FLOPs a token at {figures['seq_len']:,} tokens a sequence"],
         ["", format_count(figures["compute_optimal_tokens"]), f"tokens at {TOKENS_PER_PARAMETER} a parameter"],
     ]
@@ -159,19 +200,9 @@ def _print(name: str, figures: dict[str, Any]) -> None:
     ]
     if memory["average"]:
         rows.append(["", format_bytes(memory["average"]), "moving average of the weights"])
-    rows += [
-        [
-            "",
-            format_bytes(memory["activations"]),
-            f"activations of {passes}, activation_checkpointing {memory['activation_checkpointing']}",
-        ],
+    checkpointing = f"activation_checkpointing {memory['activation_checkpointing']}"
+    return [
+        *rows,
+        ["", format_bytes(memory["activations"]), f"activations of {_passes(figures)}, {checkpointing}"],
         ["", format_bytes(memory["peak"]), f"at the peak of a step on {memory['device']}"],
-        ["running", format_bytes(figures["weights_bytes"]["bf16"]), "weights in bf16"],
-        ["", format_bytes(figures["weights_bytes"]["float32"]), "weights in float32"],
-        ["", format_bytes(figures["cache_bytes_at_max_seq_len"]), f"bf16 cache of {figures['max_seq_len']:,} tokens"],
     ]
-    print_table([name, "", ""], rows)
-    verdicts = {True: "fits", False: "does not fit"}
-    devices = [[device["name"], verdicts[device["trains"]], verdicts[device["runs"]]] for device in figures["devices"]]
-    print()
-    print_table(["device", f"training, {passes}", "running in bf16, full context"], devices)
