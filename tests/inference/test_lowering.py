@@ -209,6 +209,18 @@ def test_what_has_no_rule_stays_pytorchs() -> None:
     check(lambda x: x.double() * 2, x, whole=False)
 
 
+def test_the_librarys_threads_do_not_run_beside_pytorchs() -> None:
+    x, weight, other = torch.randn(1, 96), torch.randn(96, 96), torch.randn(1, 96)
+    with torch.no_grad():
+        for threads, count in ((1, 3), (2, 5)):
+            step = lambda: other.copy_((((x * 2) @ weight) + 1).cumsum(-1) * 3)  # noqa: E731
+            replay = replayed(step, Runner(threads))
+            expected = other.clone()
+            replay()
+            torch.testing.assert_close(other, expected, rtol=1e-3, atol=1e-3)
+            assert len(calls_of(replay)) == count
+
+
 def test_an_index_outside_is_an_error() -> None:
     table, ids, row = torch.randn(4, 8), torch.tensor([2]), torch.zeros(1, 8)
     with torch.no_grad():

@@ -7,6 +7,7 @@ stays a call of PyTorch. The library works on the tensors' memory: weights are h
 from __future__ import annotations
 
 import ctypes as c
+import math
 import weakref
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
@@ -29,6 +30,9 @@ _DIMENSIONS = 4
 MOST_ROWS = 256
 """Rows on the left of a product up to which it is the library's; more are better multiplied in blocks."""
 
+_SHARED_NUMBERS = 8192
+"""In an operation, from which on all of the library's threads take part in it."""
+
 Operations = list[native.Operation]
 Rule = Callable[..., Operations | None]
 
@@ -38,6 +42,7 @@ class Runner:
 
     def __init__(self, threads: int, instruction_set: str | None = None) -> None:
         self._library = native.library()
+        self.threads = threads
         isa = -1 if instruction_set is None else native.instruction_sets()[instruction_set]
         self._handle = self._library.edge_recorded_create(threads, isa)
         if not self._handle:
@@ -69,6 +74,11 @@ def is_available() -> bool:
 def make_runner() -> Runner | None:
     """As many threads as PyTorch has; None where the native library was not built."""
     return Runner(torch.get_num_threads()) if is_available() else None
+
+
+def is_shared(operations: Operations) -> bool:
+    """Whether threads are woken for these."""
+    return any(math.prod(operation.size) >= _SHARED_NUMBERS for operation in operations)
 
 
 def lowered(

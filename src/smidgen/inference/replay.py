@@ -22,7 +22,7 @@ from torch._ops import OpOverload
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map
 
-from smidgen.inference.lowering import PRODUCTS, Operations, Runner, lowered
+from smidgen.inference.lowering import PRODUCTS, Operations, Runner, is_shared, lowered
 
 _ALIGNMENT = 64
 _aten = torch.ops.aten
@@ -135,12 +135,16 @@ class _Recorder(TorchDispatchMode):
 def replayed(function: Callable[[], object], runner: Runner | None = None) -> Callable[[], object]:
     """Call `function` once; returns what does the same to the tensors that exist, by its recorded operations alone.
 
-    `runner`: runs what the native library knows.
+    `runner`: runs what the native library knows; beside calls of PyTorch's, only what needs no other threads.
     """
     with _Recorder() as recorder:
         function()
     memory = _Memory(recorder.buffers)
-    unneeded = list[_Call]() if runner is None else _read_unconverted(recorder.calls, memory)
+    # PyTorch's threads go on turning after a product of its own, and would be in the way of the library's.
+    is_mixed = (
+        runner is not None and runner.threads > 1 and not all(_is_lowered(call, memory) for call in recorder.calls)
+    )
+    unneeded = list[_Call]() if runner is None or is_mixed else _read_unconverted(recorder.calls, memory)
     calls, neighbours = list[Callable[[], object]](), Operations()
 
     def end_neighbours() -> None:
@@ -153,7 +157,7 @@ def replayed(function: Callable[[], object], runner: Runner | None = None) -> Ca
             continue
         bound = memory.bound(call)
         operations = None if runner is None else lowered(*bound)
-        if operations is not None:
+        if operations is not None and not (is_mixed and is_shared(operations)):
             neighbours += operations
             continue
         end_neighbours()

@@ -5,7 +5,7 @@
 namespace smidgen {
 namespace {
 
-constexpr int64_t kSharedNumbers = 8192;   // from so many on, all threads take part in an operation
+constexpr int64_t kSharedNumbers = 8192;  // from so many on, all threads take part in an operation; see lowering.py
 constexpr int64_t kDotRows = 16, kMeanColumns = 64;  // of a product, the smallest part that a thread takes
 
 bool is_product(const EdgeOperation& o) { return o.code == OP_PRODUCT; }
@@ -108,8 +108,10 @@ int64_t RecordedRunner::parts(const EdgeOperation& o) const {
 
 const char* RecordedRunner::run(const EdgeOperation* operations, int64_t count) {
     int64_t most = 0;
+    bool is_shared = false;
     for (int64_t i = 0; i < count; i++) {
         const EdgeOperation& o = operations[i];
+        is_shared |= parts(o) > 1;
         const int64_t needed = is_product(o) ? o.size[1] * (o.size[3] + kMeanColumns) : is_over_rows(o) ? o.size[3] : 0;
         most = larger(most, needed + 32);
     }
@@ -117,7 +119,10 @@ const char* RecordedRunner::run(const EdgeOperation* operations, int64_t count) 
         if (int64_t(room.size()) < most) room.resize(size_t(most));
     operations_ = operations, count_ = count;
     has_wrong_index_ = false;
-    pool_.run([](void* self, int thread) { static_cast<RecordedRunner*>(self)->work(thread); }, this);
+    if (is_shared)
+        pool_.run([](void* self, int thread) { static_cast<RecordedRunner*>(self)->work(thread); }, this);
+    else
+        work(0);
     return has_wrong_index_ ? "an index lies outside its tensor" : nullptr;
 }
 
