@@ -187,6 +187,10 @@ MIXED_PRECISION = {"quant_method": "bitnet", "modules_to_not_convert": ["model.l
         ("tinylm-gqa-tiny", {"quantization_config": MIXED_PRECISION}, ["modules_to_not_convert", "lm_head"]),
         ("elite-tiny", {"quantization_config": {"quant_method": "fp8"}}, ["weight_block_size", "128"]),
         ("tinylm-tiny", {"norm": {"kind": "batch_norm"}}, ["norm.kind", "batch_norm"]),
+        # Some lists have an entry a layer: none may be begun.
+        ("gemma3-tiny", {"num_hidden_layers": 10**15, "layer_types": None}, ["num_hidden_layers", "from 0 to 4096"]),
+        ("tinylm-tiny", {"num_layers": 10**15}, ["num_layers = 1000000000000000", "4096"]),
+        ("elite-tiny", {"hidden_size": 10**15 + 1, "head_dim": None}, ["num_heads", "does not divide hidden_size"]),
     ],
 )
 def test_what_we_do_not_implement_is_refused_with_field_and_value(

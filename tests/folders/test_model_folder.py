@@ -244,10 +244,18 @@ def test_tensors_that_do_not_fit_are_named(folder: Path) -> None:
     assert torch.equal(smidgen.load(folder).head_weight, embedding)
 
 
-@pytest.mark.parametrize("field", ["num_hidden_layers", "hidden_size", "intermediate_size", "vocab_size"])
-def test_absurd_sizes_are_refused_before_memory_is_taken(field: str, folder: Path) -> None:
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("num_hidden_layers", 4000),
+        ("hidden_size", 4 * 10**9),
+        ("intermediate_size", 4 * 10**9),
+        ("vocab_size", 4 * 10**9),
+    ],
+)
+def test_absurd_sizes_are_refused_before_memory_is_taken(field: str, value: int, folder: Path) -> None:
     (folder / "smidgen.yaml").unlink()
-    change(folder, **{field: 4 * 10**9})
+    change(folder, **{field: value})
     assert_refused(folder, "do not belong together")
 
 

@@ -11,6 +11,9 @@ from smidgen.config.quantization import Quantization, Storage, check_overrides, 
 
 LayerType = Literal["full", "sliding"]
 
+MAX_LAYERS = 1 << 12
+"""Thirty times as deep as Llama 3.1 405B; a file that asks for more is damaged."""
+
 
 class GroupedQueryAttention(Part):
     """Query heads in groups that share a key and a value head (Ainslie et al., 2023)."""
@@ -183,7 +186,7 @@ class ModelConfig(Part):
     """Ids the model knows: input ids are below it and logits have this many columns."""
     hidden_size: PositiveInt
     """Width of the residual stream."""
-    num_layers: PositiveInt
+    num_layers: Annotated[PositiveInt, Field(le=MAX_LAYERS)]
     """Layers, each of attention and feed-forward."""
     max_seq_len: PositiveInt
     """Longest context in tokens."""

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from smidgen.data.documents import Piece
-from smidgen.runtime.chat_template import render_chat
+from smidgen.runtime.chat_template import boundary_texts, render_chat
 from smidgen.runtime.protocols import Tokenizer
 
 
@@ -72,6 +72,4 @@ def _rendered(tokenizer: Tokenizer, piece: Piece) -> str:
     """A conversation as the tokenizer's template writes it; without a template, as its source did."""
     if piece.messages is None or tokenizer.chat_template is None:
         return piece.text
-    spelling = {token: name for name, token in tokenizer.special_tokens.items()}
-    bos, eos = (spelling.get(token, "") if token is not None else "" for token in (tokenizer.bos_id, tokenizer.eos_id))
-    return render_chat(tokenizer.chat_template, piece.messages, bos_token=bos, eos_token=eos)
+    return render_chat(tokenizer.chat_template, piece.messages, False, *boundary_texts(tokenizer))

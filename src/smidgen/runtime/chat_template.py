@@ -18,6 +18,8 @@ from smidgen.runtime.errors import SmidgenError
 if TYPE_CHECKING:
     from jinja2 import Template
 
+    from smidgen.runtime.protocols import Tokenizer
+
 DEFAULT_CHAT_TEMPLATE = (
     "{% for message in messages %}"
     "{{ '<|im_start|>' + message['role'] + '\n' + message['content'] + '<|im_end|>' + '\n' }}"
@@ -76,6 +78,13 @@ def render_marked_chat(
     if plain != render_chat(template, messages, False, bos_token, eos_token):
         raise ChatTemplateError("the chat template changes what stands between generation and endgeneration afterwards")
     return plain, spans
+
+
+def boundary_texts(tokenizer: Tokenizer) -> tuple[str, str]:
+    """Texts of the tokens that begin and end a document, as templates write them; empty where there is none."""
+    texts = {token: text for text, token in tokenizer.special_tokens.items()}
+    bos, eos = ("" if token is None else texts.get(token, "") for token in (tokenizer.bos_id, tokenizer.eos_id))
+    return bos, eos
 
 
 def has_generation_blocks(template: str) -> bool:

@@ -6,7 +6,7 @@ from collections.abc import Generator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from smidgen.runtime.chat_template import ChatTemplateError, render_chat
+from smidgen.runtime.chat_template import ChatTemplateError, boundary_texts, render_chat
 from smidgen.runtime.detokenizer import Detokenizer
 from smidgen.runtime.errors import TokenizerError
 from smidgen.runtime.protocols import Engine, Event, FinishReason, Tokenizer
@@ -153,9 +153,7 @@ def _render(tokenizer: Tokenizer, messages: Sequence[Mapping[str, Any]], add_gen
         raise ChatTemplateError(
             "the tokenizer has no chat template, so the model was not made for chats; continue a text instead"
         )
-    texts = {token: text for text, token in tokenizer.special_tokens.items()}
-    bos, eos = ("" if token is None else texts.get(token, "") for token in (tokenizer.bos_id, tokenizer.eos_id))
-    return render_chat(tokenizer.chat_template, messages, add_generation_prompt, bos_token=bos, eos_token=eos)
+    return render_chat(tokenizer.chat_template, messages, add_generation_prompt, *boundary_texts(tokenizer))
 
 
 def stream(

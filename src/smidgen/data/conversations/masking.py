@@ -9,7 +9,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from smidgen.runtime.chat_template import ChatTemplateError, has_generation_blocks, render_chat, render_marked_chat
+from smidgen.runtime.chat_template import (
+    ChatTemplateError,
+    boundary_texts,
+    has_generation_blocks,
+    render_chat,
+    render_marked_chat,
+)
 from smidgen.runtime.protocols import Tokenizer
 
 Message = Mapping[str, Any]
@@ -35,10 +41,7 @@ class ChatEncoder:
         assert tokenizer.chat_template is not None
         self._tokenizer = tokenizer
         self._template = tokenizer.chat_template
-        spelling = {token: text for text, token in tokenizer.special_tokens.items()}
-        self._texts = [
-            "" if token is None else spelling.get(token, "") for token in (tokenizer.bos_id, tokenizer.eos_id)
-        ]
+        self._texts = boundary_texts(tokenizer)
         self._special = tuple(tokenizer.special_tokens)
         self._marked = has_generation_blocks(self._template)
 

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from smidgen.evaluation.likelihood import ForwardLogits, Logits, TorchLogits, score_continuations
-from smidgen.runtime.chat_template import ChatTemplateError, render_chat
+from smidgen.runtime.chat_template import ChatTemplateError, boundary_texts, render_chat
 from smidgen.runtime.errors import MissingDependencyError, SmidgenError
 from smidgen.runtime.generation import generate_texts
 from smidgen.runtime.protocols import Engine, Tokenizer
@@ -156,11 +156,7 @@ class SmidgenLM(TemplateLM):
         template = self._tokens.chat_template
         if template is None:
             raise ChatTemplateError(f"{self._name}: has no chat template; leave out --apply_chat_template")
-        specials = {token: text for text, token in self._tokens.special_tokens.items()}
-        bos, eos = (
-            "" if token is None else specials.get(token, "") for token in (self._tokens.bos_id, self._tokens.eos_id)
-        )
-        text = render_chat(template, chat_history, add_generation_prompt, bos_token=bos, eos_token=eos)
+        text = render_chat(template, chat_history, add_generation_prompt, *boundary_texts(self._tokens))
         if not add_generation_prompt:
             last = chat_history[-1]["content"].strip()
             text = text[: text.rindex(last) + len(last)]

@@ -6,6 +6,7 @@ from abc import ABC, abstractmethod
 from typing import Any
 
 from smidgen.config import GroupedQueryAttention, ModelConfig
+from smidgen.config.model import MAX_LAYERS
 from smidgen.runtime.fields import Fields
 
 Tree = dict[str, Any]
@@ -66,7 +67,7 @@ def read_common(fields: Fields, *, tied_by_default: bool, activation: str) -> Tr
     return {
         "vocab_size": fields.integer("vocab_size"),
         "hidden_size": fields.integer("hidden_size"),
-        "num_layers": fields.integer("num_hidden_layers"),
+        "num_layers": fields.integer("num_hidden_layers", most=MAX_LAYERS),
         "max_seq_len": fields.integer("max_position_embeddings"),
         "tie_word_embeddings": fields.flag("tie_word_embeddings", tied_by_default),
         "feed_forward": {

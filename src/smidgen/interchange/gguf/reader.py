@@ -106,8 +106,8 @@ class GgufFile:
         """The array of a key, which must be one of strings; None where it is missing."""
         return self._array_of(key, str, "texts")
 
-    def numbers(self, key: str) -> list[float] | None:
-        """The array of a key, which must be one of numbers; None where it is missing."""
+    def numbers(self, key: str) -> list[Any] | None:
+        """The array of a key, which must be one of numbers, integers or not; None where it is missing."""
         return self._array_of(key, (int, float), "numbers")
 
     def _array_of(self, key: str, kind: Any, name: str) -> list[Any] | None:

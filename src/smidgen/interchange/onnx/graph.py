@@ -15,7 +15,6 @@ narrower of the two (its values) ends in zeros: onnxruntime-genai knows one size
 from __future__ import annotations
 
 import copy
-import logging
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -26,6 +25,7 @@ import torch
 from torch import Tensor, nn
 
 from smidgen.inference.frozen import frozen
+from smidgen.interchange.onnx.quiet import quiet
 from smidgen.model import Decoder
 from smidgen.model.attend import FORBIDDEN_POSITION, Visibility
 from smidgen.model.attention import LatentAttention, LayerInputs
@@ -164,7 +164,7 @@ def write_graph(model: Decoder, path: Path, dtype: torch.dtype = torch.float32) 
         {0: batch, 1: new},
         [{0: batch, 2: past} for _ in arguments[3]],
     )
-    with warnings.catch_warnings(), _quietly(), torch.no_grad():
+    with warnings.catch_warnings(), quiet("torch.onnx", "onnxscript", "onnx_ir"), torch.no_grad():
         warnings.simplefilter("ignore")
         torch.onnx.export(
             graph,
@@ -179,18 +179,3 @@ def write_graph(model: Decoder, path: Path, dtype: torch.dtype = torch.float32) 
             verbose=False,
         )
     return graph
-
-
-class _quietly:
-    """torch's exporter and onnxscript's optimiser say a lot about themselves."""
-
-    NAMES = ("torch.onnx", "onnxscript", "onnx_ir")
-
-    def __enter__(self) -> None:
-        self._levels = {name: logging.getLogger(name).level for name in self.NAMES}
-        for name in self.NAMES:
-            logging.getLogger(name).setLevel(logging.ERROR)
-
-    def __exit__(self, *_: object) -> None:
-        for name, level in self._levels.items():
-            logging.getLogger(name).setLevel(level)

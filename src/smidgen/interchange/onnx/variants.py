@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,6 +9,7 @@ from typing import Any, Literal, get_args
 
 import numpy as np
 
+from smidgen.interchange.onnx.quiet import quiet
 from smidgen.runtime.errors import MissingDependencyError
 
 Precision = Literal["fp32", "fp16", "int8", "int4"]
@@ -56,7 +56,7 @@ def quantize_int8(source: Path, target: Path) -> None:
     quantisation, `MatMulInteger`)."""
     tools = _tools()
     prepared = _with_constant_factors(tools.onnx, source)
-    with _quiet():
+    with quiet(""):  # they log through the root logger
         tools.quantize_dynamic(
             prepared,
             str(target),
@@ -70,7 +70,7 @@ def quantize_int4(source: Path, target: Path) -> None:
     """Weights of products and of the embedding in 4 bits, symmetric, one scale for 32 of them (`MatMulNBits`)."""
     tools = _tools()
     prepared = _with_constant_factors(tools.onnx, source)
-    with _quiet():
+    with quiet(""):  # they log through the root logger
         quantizer = tools.MatMulNBitsQuantizer(
             prepared,
             block_size=GROUP,
@@ -96,14 +96,3 @@ def _with_constant_factors(onnx: Any, path: Path) -> Any:
         model.graph.initializer.append(onnx.numpy_helper.from_array(transposed, node.output[0]))
         model.graph.node.remove(node)
     return model
-
-
-class _quiet:
-    """onnxruntime's quantisers log through the root logger."""
-
-    def __enter__(self) -> None:
-        self._level = logging.getLogger().level
-        logging.getLogger().setLevel(logging.ERROR)
-
-    def __exit__(self, *_: object) -> None:
-        logging.getLogger().setLevel(self._level)
