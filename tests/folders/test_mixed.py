@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 import torch
+from pydantic import ValidationError
 from torch import nn
 from transformers import AutoModelForCausalLM
 
@@ -175,7 +176,7 @@ def test_patterns_match_as_regular_expressions_do(pattern: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "pattern", ["a{2}", "(a", "a)", "[a", "a**", "*a", "\\1", "(?=a)", "a" * 5000, "(" * 3000, "[b-a]"]
+    "pattern", ["a{2}", "(a", "a)", "[a", "a**", "*a", "\\1", "(?=a)", "a" * 5000, "a*" * 9, "(" * 3000, "[b-a]"]
 )
 def test_patterns_that_are_not_read(pattern: str) -> None:
     with pytest.raises(ValueError, match=" "):
@@ -184,6 +185,20 @@ def test_patterns_that_are_not_read(pattern: str) -> None:
 
 def test_no_pattern_takes_long() -> None:
     begun = time.perf_counter()
-    for pattern in ("(a|a|aa)*b", "(.*.*.*)*X", "(a*)*(a*)*b"):
+    for pattern in ("(a|a|aa)*b", "(.*.*.*)*X", "(a*)*(a*)*b", "((((((((a*)*)*)*)*)*)*)b)"):
         assert not matcher(pattern)("a" * 60)
     assert time.perf_counter() - begun < 1
+
+
+def test_many_overrides_take_no_time() -> None:
+    """Half as many as projections; and a number that no model has is refused before it is compared."""
+    model = smidgen.build("elite-tiny", SMALL | {"model.num_layers": 40})
+    names = projection_names(model.config)
+    scheme = {name: "int8" for index, name in enumerate(names) if index % 2}
+    begun = time.perf_counter()
+    config = model.config.model_copy(update={"quantization": Quantization(scheme="int4", overrides=scheme)})
+    validated = type(config).model_validate(config.model_dump())
+    assert len(validated.projection_storages) == 2
+    assert time.perf_counter() - begun < 1
+    with pytest.raises(ValidationError, match="too many for 1000000 layers"):
+        type(config).model_validate(config.model_dump() | {"num_layers": 1_000_000})

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import re
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from fnmatch import fnmatchcase
-from typing import Literal
+from fnmatch import translate
+from functools import lru_cache
+from typing import Any, Literal
 
 from pydantic import Field
 
@@ -15,8 +17,8 @@ Scheme = Literal["int8", "int4", "ternary", "fp8_block", "fp8_tensor"]
 VocabularyScheme = Literal["bf16", "int8", "int4"]
 OverrideScheme = Literal["bf16", "int8", "int4", "int4/32", "int4/64", "int4/128", "fp8_tensor"]
 
-_MOST_LAYERS = 10_000
-"""Layers of a model with overrides: every projection's name is made."""
+_MOST_COMPARED = 1_000_000
+"""Overrides times projections: every name is compared with every pattern."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,7 +80,15 @@ class Quantization(Part):
 
 def matches(name: str, pattern: str) -> bool:
     """Whether a pattern of shell's kind (`*`, `?`, `[0-3]`) matches a name, or its end after a dot."""
-    return fnmatchcase(name, pattern) or fnmatchcase(name, f"*.{pattern}")
+    if not any(character in pattern for character in "*?["):
+        return name == pattern or name.endswith(f".{pattern}")
+    is_whole, is_end = _compiled(pattern)
+    return is_whole(name) is not None or is_end(name) is not None
+
+
+@lru_cache(4096)
+def _compiled(pattern: str) -> tuple[Callable[[str], Any], Callable[[str], Any]]:
+    return re.compile(translate(pattern)).match, re.compile(translate(f"*.{pattern}")).match
 
 
 def check_overrides(quantization: Quantization, projections: Sequence[str], num_layers: int, linear: str) -> None:
@@ -88,8 +98,10 @@ def check_overrides(quantization: Quantization, projections: Sequence[str], num_
     """
     if not quantization.overrides:
         return
-    if num_layers > _MOST_LAYERS:
-        raise impossible("num_layers", num_layers, f"overrides are for models of at most {_MOST_LAYERS} layers")
+    count = len(quantization.overrides)
+    if count * num_layers * len(projections) > _MOST_COMPARED:
+        remedy = f"too many for {num_layers} layers of {len(projections)} projections; use patterns that match several"
+        raise impossible("quantization.overrides", f"{count} of them", remedy)
     allowed = {"ternary": (), "fp8_block": ("bf16",)}.get(quantization.scheme, ("bf16", "int8", "int4", "fp8_tensor"))
     free = [f"model.layers.{index}.{projection}" for index in range(num_layers) for projection in projections]
     everything = tuple(free)

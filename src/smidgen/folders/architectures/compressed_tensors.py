@@ -25,9 +25,11 @@ UNKNOWN = "Smidgen reads compressed-tensors (int8 rows, int4 groups, FP8 tensors
 OTHER = "Smidgen does not read this variant; take the unquantised model"
 Value = TypeVar("Value")
 
-MOST_LAYERS = 10_000
+MOST_LAYERS = 1000
 """Layers of a model whose modules are named one by one."""
 
+_MOST_WORK = 10_000_000
+"""Characters of targets times projections."""
 _FORMATS = {"int8": "int-quantized", "int4": "pack-quantized", "fp8_tensor": "float-quantized"}
 _MODULE_OF_CLASS = {"Linear": ("_proj", "_with_mqa", "lm_head"), "Embedding": ("embed_tokens",)}
 
@@ -137,6 +139,10 @@ def read_compressed_tensors(stored: Fields, config: ModelConfig) -> Tree:
         for target in _texts(section, "targets"):
             targets.setdefault(target, group)
     find, is_ignored = _finder(targets, stored), _finder(dict.fromkeys(_texts(stored, "ignore"), True), stored)
+
+    written = sum(map(len, (*targets, *_texts(stored, "ignore"))))
+    if written * config.num_layers * len(config.projections) > _MOST_WORK:
+        stored.refuse("config_groups", "more targets than Smidgen compares with so many projections; use patterns")
 
     def group_of(name: str) -> _Group | None:
         return None if is_ignored(name) else find(name)

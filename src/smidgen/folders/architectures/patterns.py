@@ -15,6 +15,8 @@ Step = Callable[[str, frozenset[int]], frozenset[int]]
 
 LONGEST = 4000
 """Characters of a pattern."""
+MOST_REPEATS = 8
+"""Repeated pieces of a pattern, and brackets open at once: each may double the time."""
 _CLASS = re.compile(r"\[\^?\]?(?:\\.|[^\]\\])*\]")
 _REPEATS = {"*": (0, True), "+": (1, True), "?": (0, False)}
 
@@ -23,15 +25,12 @@ def matcher(pattern: str) -> Callable[[str], bool]:
     """Whether a text begins with what `pattern` describes, as `re.match` would say.
 
     Raises ValueError for what is not understood: counted and lazy repetition, references, lookaround, and patterns that
-    are too long or nested too deeply.
+    are too long, repeat too often or nest too deeply.
     """
     if len(pattern) > LONGEST:
         raise ValueError("is too long")
     parser = _Parser(pattern)
-    try:
-        step = parser.alternatives()
-    except RecursionError:
-        raise ValueError("is nested too deeply") from None
+    step = parser.alternatives()
     if parser.at < len(pattern):
         raise ValueError("has a ')' without '('")
     return lambda text: bool(step(text, frozenset((0,))))
@@ -40,6 +39,7 @@ def matcher(pattern: str) -> Callable[[str], bool]:
 class _Parser:
     def __init__(self, pattern: str) -> None:
         self.pattern, self.at = pattern, 0
+        self.depth = self.repeats = 0
 
     def alternatives(self) -> Step:
         found = [self._sequence()]
@@ -55,6 +55,9 @@ class _Parser:
             if self._next() in _REPEATS:
                 least, is_endless = _REPEATS[self._next()]
                 self.at += 1
+                self.repeats += 1
+                if self.repeats > MOST_REPEATS:
+                    raise ValueError("repeats too often")
                 step = _repeated(step, least, is_endless)
             if self._next() in ("*", "+", "?", "{"):
                 raise ValueError(f"has a '{self._next()}' that is not read here")
@@ -80,7 +83,11 @@ class _Parser:
             case "(":
                 if self.pattern.startswith("?:", self.at):
                     self.at += 2
+                self.depth += 1
+                if self.depth > MOST_REPEATS:
+                    raise ValueError("is nested too deeply")
                 inner = self.alternatives()
+                self.depth -= 1
                 if self._next() != ")":
                     raise ValueError("has a '(' without ')'")
                 self.at += 1
@@ -105,6 +112,8 @@ class _Parser:
 
 def _one(pattern: str) -> Step:
     """A single character: itself, `.`, an escape or a class."""
+    if len(pattern) == 1 and pattern != ".":
+        return lambda text, places: frozenset(i + 1 for i in places if text.startswith(pattern, i))
     try:
         is_it = re.compile(pattern).fullmatch
     except re.error as error:

@@ -25,6 +25,7 @@ from smidgen.kernels.fp8 import BLOCK
 from smidgen.runtime.fields import Fields
 
 _DIVIDING = (None, "bitlinear")
+_MOST_NAMES = 2000
 _NAME = re.compile(r"[\w.]+")
 
 
@@ -118,8 +119,9 @@ def _read_fp8(stored: Fields, config: ModelConfig) -> Tree:
     left_out = [name for name in kept if name != "lm_head"]
     if not left_out:
         return {"scheme": scheme}
-    if config.num_layers > MOST_LAYERS:
-        stored.refuse("modules_to_not_convert", f"Smidgen reads this of models of at most {MOST_LAYERS} layers")
+    if config.num_layers > MOST_LAYERS or len(left_out) > _MOST_NAMES:
+        remedy = f"Smidgen reads at most {_MOST_NAMES} names, of models of at most {MOST_LAYERS} layers"
+        stored.refuse("modules_to_not_convert", remedy)
     # As transformers does: a name, the beginning of one up to a dot, or the end of one.
     stores = {
         name: Storage("bf16" if any(f"{name}.".startswith(f"{k}.") or name.endswith(k) for k in left_out) else scheme)
