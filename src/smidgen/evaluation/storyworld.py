@@ -7,9 +7,6 @@ from dataclasses import dataclass
 
 from smidgen.data.storyworld import GROUPS, Question, Split, questions, score
 
-HEADLINE_GROUPS = ("facts", "patterns", "formats")
-"""The groups that a small model learns in minutes; the others show where it stands."""
-
 Answer = Callable[[Sequence[Question]], Sequence[str]]
 """Gives the continuation of each question's prompt, without special tokens. What follows the answer does no harm when
 it begins with the question's `stop`."""
