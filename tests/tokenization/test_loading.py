@@ -128,7 +128,7 @@ def test_damaged_and_missing_files(tmp_path: Path, name: str, content: str | byt
     assert "\n" not in str(caught.value)
 
 
-@pytest.mark.parametrize("number", [2**40, 2**70])
+@pytest.mark.parametrize("number", [2**24, 2**31, 2**40, 2**70])
 def test_an_id_beyond_all_vocabularies_is_refused(folder: Path, number: int) -> None:
     document = json.loads((folder / "tokenizer.json").read_text())
     vocabulary = document["model"]["vocab"]

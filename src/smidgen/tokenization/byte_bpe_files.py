@@ -10,11 +10,10 @@ from typing import Any
 
 from smidgen.runtime.errors import TokenizerError
 from smidgen.tokenization.byte_alphabet import BYTE_CHARACTERS
-from smidgen.tokenization.files import MERGES, VOCABULARY, read_object, read_text
+from smidgen.tokenization.files import IDS_END, MERGES, VOCABULARY, read_object, read_text
 from smidgen.tokenization.merge_order import check_merge_order
 
 Document = dict[str, Any]
-_IDS_END = 2**31
 
 
 @dataclass(frozen=True)
@@ -75,8 +74,8 @@ def _parse(document: Document) -> ByteBPEParts:
     pre_tokenizer = _pre_tokenizer(document.get("pre_tokenizer"))
     special_tokens = _special_tokens(document.get("added_tokens") or [])
     vocabulary = {token: number for token, number in model["vocab"].items() if token not in special_tokens}
-    if not all(type(n) is int and 0 <= n < _IDS_END for n in (*vocabulary.values(), *special_tokens.values())):
-        raise UnprovenEngine("its ids are no whole numbers of 31 bits")
+    if not all(type(n) is int and 0 <= n < IDS_END for n in (*vocabulary.values(), *special_tokens.values())):
+        raise UnprovenEngine(f"its ids are no whole numbers below {IDS_END}")
     if {token for token in vocabulary if len(token) == 1} != set(BYTE_CHARACTERS):
         raise UnprovenEngine("its vocabulary lacks single bytes, or has characters that are none")
     merges = [_pair(merge) for merge in model["merges"]]

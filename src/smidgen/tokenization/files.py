@@ -17,6 +17,8 @@ CHAT_TEMPLATE = "chat_template.jinja"
 VOCABULARY = "vocab.json"
 MERGES = "merges.txt"
 ADDED_TOKENS = "added_tokens.json"
+IDS_END = 2**24
+"""Ids lie below, in sixty times the largest vocabularies: `tokenizers` walks through all up to a file's largest."""
 
 _ALL = {
     TOKENIZER_JSON,

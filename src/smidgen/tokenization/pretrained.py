@@ -13,7 +13,7 @@ from smidgen.runtime.errors import TokenizerError
 from smidgen.tokenization.base import BaseTokenizer, ByteTokensMixin, check_text
 from smidgen.tokenization.byte_alphabet import is_bytes, to_bytes
 from smidgen.tokenization.byte_bpe_files import Document, with_added_tokens
-from smidgen.tokenization.files import TOKENIZER_JSON
+from smidgen.tokenization.files import IDS_END, TOKENIZER_JSON
 from smidgen.tokenization.settings import TokenizerSettings
 
 if TYPE_CHECKING:
@@ -42,6 +42,8 @@ class PretrainedTokenizer(BaseTokenizer):
                 raise
             reason = " ".join(str(error).split())
             raise TokenizerError(f"{TOKENIZER_JSON}: `tokenizers` cannot read it: {reason}") from None
+        if self.vocab_size > IDS_END:
+            raise TokenizerError(f"{TOKENIZER_JSON}: has the id {self.vocab_size - 1}; ids must be below {IDS_END}")
         self._json = self._engine.to_str()
         self._engine.no_truncation()
         self._engine.no_padding()
@@ -60,7 +62,7 @@ class PretrainedTokenizer(BaseTokenizer):
     @cached_property
     def vocab_size(self) -> int:
         """Number of ids, special tokens included: every id is in [0, vocab_size)."""
-        return max(self._engine.get_vocab(with_added_tokens=True).values()) + 1
+        return max(self._engine.get_vocab(with_added_tokens=True).values(), default=-1) + 1
 
     def token_to_id(self, token: str) -> int | None:
         """The id of a token written as the vocabulary writes it."""
