@@ -33,9 +33,12 @@ $(INSTALLED): pyproject.toml constraints.txt
 	$(BIN)/python -m pip install --quiet $(PIP_ARGS) --constraint constraints.txt --editable '.[dev]'
 	@touch $(INSTALLED)
 
-native:
-	cmake -S . -B build/native -DSMIDGEN_IN_SOURCE=ON > /dev/null
-	cmake --build build/native --parallel
+# A machine without CMake gets pip's: the install above has used that one too.
+CMAKE := $(or $(shell command -v cmake),$(BIN)/cmake)
+native: $(INSTALLED)
+	command -v $(CMAKE) > /dev/null || $(BIN)/python -m pip install --quiet $(PIP_ARGS) cmake
+	$(CMAKE) -S . -B build/native -DSMIDGEN_IN_SOURCE=ON > /dev/null
+	$(CMAKE) --build build/native --parallel
 
 quickstart: $(INSTALLED)
 	$(BIN)/smidgen quickstart

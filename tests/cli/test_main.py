@@ -52,6 +52,7 @@ def test_wrong_usage_exits_with_2_and_suggests(capsys: pytest.CaptureFixture[str
         (["generate", "m", "x", "--temprature", "1"], "--temprature: no such option; did you mean '--temperature'?"),
         (["presets", "m", "x"], "'x': one argument too many; 'smidgen presets --help' shows what there is"),
         (["info"], "the following arguments are required: MODEL; 'smidgen info --help' shows what there is"),
+        (["pretrain", "elite-tiny", "--max-tme", "1"], "--max-tme: no such option; did you mean '--max-time'?"),
         (["generate", "m", "x", "--qqqq=2"], "--qqqq: no such option; 'smidgen generate --help' shows what there is"),
     ],
 )

@@ -86,6 +86,7 @@ def _run(arguments: list[str]) -> int:
     parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
     options, unknown = parser.parse_known_intermixed_args(rest)
     if getattr(module, "OVERRIDES", False):
+        parser.refuse_misspelt(unknown)
         options.overrides = unknown
     elif unknown:
         parser.refuse(unknown)
@@ -102,10 +103,20 @@ class _Parser(argparse.ArgumentParser):
     def refuse(self, unknown: Sequence[str]) -> NoReturn:
         """End with the first option that does not exist, or the argument that is too many."""
         wrong = next((text for text in unknown if text.startswith("-")), unknown[0]).split("=")[0]
-        close = difflib.get_close_matches(wrong, set(re.findall(r"--[\w-]+", self.format_usage())), n=1)
+        self._suggest(wrong)
+        self.error(f"{wrong}: no such option" if wrong.startswith("-") else f"'{wrong}': one argument too many")
+
+    def refuse_misspelt(self, unknown: Sequence[str]) -> None:
+        """End with the first that is nearly an option; fields of the configuration have dots, or a name of their own."""
+        for text in unknown:
+            name = text.split("=")[0]
+            if name.startswith("--") and "." not in name and name != "--description":
+                self._suggest(name)
+
+    def _suggest(self, wrong: str) -> None:
+        close = difflib.get_close_matches(wrong, set(re.findall(r"--[\w-]+", self.format_help())), n=1)
         if close:
             self.exit(2, f"smidgen: {wrong}: no such option; did you mean '{close[0]}'?\n")
-        self.error(f"{wrong}: no such option" if wrong.startswith("-") else f"'{wrong}': one argument too many")
 
 
 def _overview() -> str:

@@ -174,6 +174,7 @@ def library_path() -> Path:
 def library() -> c.CDLL:
     """The native library with typed functions. Raises EdgeError where it is missing or of another version."""
     path = library_path()
+    remedy = "run 'make native' to build it again" if _SOURCES.is_dir() else "install smidgen again"
     if not path.is_file():
         raise EdgeError(
             f"{path}: the edge engine's native library was not built: install a C++17 compiler and CMake, "
@@ -186,12 +187,12 @@ def library() -> c.CDLL:
             function.restype, function.argtypes = result, arguments
         version = native.edge_abi_version()
     except (OSError, AttributeError) as error:
-        raise EdgeError(f"{path}: cannot be used: {error}; install smidgen again") from None
+        raise EdgeError(f"{path}: cannot be used: {str(error).removeprefix(f'{path}: ')}; {remedy}") from None
     if version != ABI_VERSION:
-        raise EdgeError(f"{path}: has interface {version}, this package needs {ABI_VERSION}; install smidgen again")
+        raise EdgeError(f"{path}: has interface {version}, this package needs {ABI_VERSION}; {remedy}")
     built = native.edge_sources().decode()
     if built and _SOURCES.is_dir() and _has_newer_source(path) and built != _digest():
-        raise EdgeError(f"{path}: is older than the sources in {_SOURCES}; run 'make native' to build it again")
+        raise EdgeError(f"{path}: is older than the sources in {_SOURCES}; {remedy}")
     return native
 
 
