@@ -107,7 +107,7 @@ class _Parser(argparse.ArgumentParser):
         self.error(f"{wrong}: no such option" if wrong.startswith("-") else f"'{wrong}': one argument too many")
 
     def refuse_misspelt(self, unknown: Sequence[str]) -> None:
-        """End with the first that is nearly an option; fields of the configuration have dots, or a name of their own."""
+        """End with the first that is nearly an option. Fields of the configuration have dots, but for `description`."""
         for text in unknown:
             name = text.split("=")[0]
             if name.startswith("--") and "." not in name and name != "--description":
