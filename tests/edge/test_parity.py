@@ -101,6 +101,22 @@ def test_smaller_caches_are_close(saved_model: Callable[..., Any], preset: str, 
     assert engine.cache_bytes < exact(folder).cache_bytes
 
 
+@pytest.mark.parametrize("preset", ["elite-tiny", "gemma3-tiny", "tilda-tiny"])
+@pytest.mark.parametrize("cache", ["float32", "float16", "bfloat16", "int8"])
+def test_a_prompt_is_read_as_its_tokens_one_by_one(
+    saved_model: Callable[..., Any], preset: str, cache: Any, isa: str
+) -> None:
+    """Blocks of queries and single ones read the same cache, windows and ragged ends included."""
+    _, folder = saved_model(preset)
+    ids = ids_of(77)
+    blocks, singles = (exact(folder, cache=cache, instruction_set=isa) for _ in range(2))
+    singles._chunk = 1
+    expected = singles.forward(ids)
+    np.testing.assert_allclose(
+        blocks.forward(ids), expected, atol=(2e-5 if cache == "float32" else 2e-3) * np.abs(expected).max()
+    )
+
+
 def test_an_int8_latent_cache_loses_little_under_8_bit_activations(saved_model: Callable[..., Any]) -> None:
     """The rounded latent is what the cache holds anyway: only the rotated key is rounded again."""
     _, folder = saved_model("tinylm-tiny", {"model.num_layers": 1})

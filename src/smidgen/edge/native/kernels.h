@@ -65,6 +65,27 @@ struct RecordedKernels {
     void (*map)(int code, int64_t n, float number, const MapInput* inputs, void* out, int dtype);
 };
 
+constexpr int kLaneVectors = 2, kLanes = kLaneVectors * kTile;  // queries of a task of a prompt
+constexpr int kTilesOfABlock = 2;  // of keys and values, widened at once: they stay in the first cache
+
+// Queries of a prompt, up to kLanes of them, and the tiles of the cache that they look at. Positions count from the first tile.
+struct Lanes {
+    int dtype, rows, key_dim, value_dim, tiles;
+    int held;                          // positions that were written
+    const float *from, *to;            // [kLanes]: the positions that each query looks at
+    const float* queries;              // [rows, key_dim], scaled
+    const void *const *keys, *const *values;  // [tiles]; the same array where keys begin with the values
+    const float *const *key_scales, *const *value_scales;  // int8 only
+    int second, second_scales;         // keys from this dimension on have scales of their own, so many numbers behind the first
+    float* out;                        // [rows, out_stride]
+    int64_t out_stride;
+    float* scratch;                    // lane_floats(key_dim, value_dim)
+};
+constexpr size_t lane_floats(int key_dim, int value_dim) {
+    const size_t keys = size_t(key_dim), values = size_t(value_dim);
+    return kLanes * (keys + values) + kTilesOfABlock * kTile * (kLanes + (keys > values ? keys : values));
+}
+
 struct Kernels {
     const char* name;
     int block;  // tokens of a block in `gemm`
@@ -100,6 +121,7 @@ struct Kernels {
     // vectors of a tile.
     void (*pack_int4)(const uint8_t* rows, int64_t row_bytes, int runs, uint8_t* tile);
     bool (*finite)(const float* x, int n);  // whether all numbers are
+    void (*attend_lanes)(const Lanes&);     // scores, softmax and mix of a prompt's queries
     RecordedKernels recorded;
 };
 

@@ -5,6 +5,7 @@
 #include "kernels_gemm.h"
 #include "kernels_matvec.h"
 #include "kernels_packing.h"
+#include "kernels_prompt.h"
 #include "kernels_recorded.h"
 
 namespace smidgen {
@@ -13,7 +14,7 @@ namespace {
 constexpr Kernels make_table(const char* name) {
     return {name,   kBlock,      norm,       add_to, quantize, activate, matvec, gemm,
             pack_values, pack_codes, scores, softmax,  mix,      sum_of, largest, kPackPairs, pack_int4, finite,
-            {dots, weighted, map}};
+            attend_lanes, {dots, weighted, map}};
 }
 
 }  // namespace

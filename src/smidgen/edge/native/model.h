@@ -10,7 +10,7 @@
 
 namespace smidgen {
 
-constexpr int kRowsOfATask = 8;      // queries that share the reading of keys
+constexpr int kRowsOfATask = 8;      // queries of few tokens that share the reading of keys; of prompts kLanes
 
 inline int64_t tiled(int rows) { return round_up(rows, kTile); }
 
@@ -56,6 +56,7 @@ private:
     static void work(void* self, int thread) { static_cast<Model*>(self)->pass(thread); }
     void pass(int thread);
     void attend(int thread, const Layer&, const Task&);
+    void finish_heads(int thread, const Layer&, const Task&, const float* inverse);
     void write_cache(int token, int head, Layer&);
     void find_angles(int token);
     void rotate(float* x, int token, int table) const;
@@ -110,11 +111,11 @@ private:
     int wanted_first_ = 0, wanted_count_ = 0;
     Inputs shared_;
     struct Private {
-        float *residual, *temporary, *query, *scores, *mixed, *head;
+        float *residual, *temporary, *query, *scores, *mixed, *head, *lanes;
         Inputs inputs;
         uint8_t* scratch;
         const void** tiles;
-        const float** scales;
+        const float **scales, **value_scales;
         const void** value_tiles;
     };
     std::vector<Private> own_;

@@ -10,8 +10,9 @@ void Model::plan_tasks() {
     tasks_.clear();
     for (int i = 0; i < count_;) {
         int run = 1;
-        while (run < kRowsOfATask && i + run < count_ && slots_[i + run] == slots_[i]) run++;
-        int heads = larger(1, smaller(per_group, kRowsOfATask / run));
+        const int longest = kLanes / smaller(per_group, kLaneVectors);
+        while (run < longest && i + run < count_ && slots_[i + run] == slots_[i]) run++;
+        int heads = smaller(per_group, (run < kRowsOfATask ? kRowsOfATask : kLanes) / run);
         // One token: enough tasks for all threads, all of a size.
         while (count_ == 1 && heads > 1 && heads % 2 == 0 && (groups * ((per_group + heads - 1) / heads)) % c_.threads) heads /= 2;
         for (int g = 0; g < groups; g++)
@@ -101,8 +102,10 @@ void Model::write_cache(int token, int head, Layer& l) {
 void Model::attend(int thread, const Layer& l, const Task& task) {
     Private& own = own_[size_t(thread)];
     const int rows = task.tokens * task.heads, rank = c_.kv_lora_rank;
+    const bool lanes = rows > kRowsOfATask;
     const int slot = slots_[task.token], first = positions_[size_t(task.token)], last = first + task.tokens - 1;
-    // Queries, scaled, as [dim][rows].
+    // Queries, scaled, as [dim][rows], for lanes as [rows][dim].
+    const int query_step = lanes ? 1 : rows, row_step = lanes ? key_dim_ : 1;
     for (int h = 0; h < task.heads; h++) {
         const int head = task.head + h;
         if (c_.latent) {
@@ -114,17 +117,17 @@ void Model::attend(int thread, const Layer& l, const Task& task) {
                 float* x = own.head + int64_t(i) * m.padded;
                 for (int d = 0; d < m.padded; d++) x[d] = d < c_.nope ? q[d] * (m.column_scale ? m.column_scale[d] : 1.0f) : 0;
                 rotate(q + c_.nope, task.token + i, l.rope);
-                for (int d = 0; d < c_.rope; d++) own.query[(rank + d) * rows + h * task.tokens + i] = q[c_.nope + d] * c_.softmax_scale;
+                for (int d = 0; d < c_.rope; d++) own.query[(rank + d) * query_step + (h * task.tokens + i) * row_step] = q[c_.nope + d] * c_.softmax_scale;
             }
             k_->matvec(m, 0, m.tiles, in, 0, task.tokens, own.mixed, tiled(rank));
             for (int i = 0; i < task.tokens; i++)
-                for (int d = 0; d < rank; d++) own.query[d * rows + h * task.tokens + i] = own.mixed[i * tiled(rank) + d] * c_.softmax_scale;
+                for (int d = 0; d < rank; d++) own.query[d * query_step + (h * task.tokens + i) * row_step] = own.mixed[i * tiled(rank) + d] * c_.softmax_scale;
         } else {
             for (int i = 0; i < task.tokens; i++) {
                 float* q = qkv_ + (task.token + i) * qkv_stride_ + head * c_.head_dim;
                 if (l.q_norm) k_->norm(c_.norm_kind, q, l.q_norm, c_.eps, c_.head_dim, q);
                 rotate(q, task.token + i, l.rope);
-                for (int d = 0; d < c_.head_dim; d++) own.query[d * rows + h * task.tokens + i] = q[d] * c_.softmax_scale;
+                for (int d = 0; d < c_.head_dim; d++) own.query[d * query_step + (h * task.tokens + i) * row_step] = q[d] * c_.softmax_scale;
             }
         }
     }
@@ -134,6 +137,26 @@ void Model::attend(int thread, const Layer& l, const Task& task) {
     const int64_t stride = int64_t(tiles) * kTile;
     const int64_t line = (int64_t(slot) * cache_heads_ + task.kv_head) * l.capacity;
     auto place = [&](int t) { return int64_t((first_tile + t) % (l.capacity / kTile)) * kTile; };
+    const int64_t out_stride = round_up(value_dim_, 64);
+    if (lanes) {
+        alignas(64) float from[kLanes] = {}, to[kLanes] = {};
+        for (int r = 0; r < rows; r++) {
+            const int position = first + r % task.tokens;
+            from[r] = float((l.window ? larger(0, position - l.window + 1) : 0) - first_tile * kTile);
+            to[r] = float(position + 1 - first_tile * kTile);
+        }
+        for (int t = 0; t < tiles; t++) {
+            own.tiles[t] = l.keys + (line + place(t)) * key_dim_ * element_;
+            own.value_tiles[t] = l.values + (line + place(t)) * value_dim_ * element_;
+            own.scales[t] = l.key_scales ? l.key_scales + (c_.latent ? 2 : 1) * line + place(t) : nullptr;
+            own.value_scales[t] = l.value_scales ? l.value_scales + line + place(t) : nullptr;
+        }
+        Lanes a{c_.cache_dtype, rows, key_dim_, value_dim_, tiles, last + 1 - first_tile * kTile, from, to, own.query, own.tiles,
+                c_.latent ? own.tiles : own.value_tiles, own.scales, own.value_scales, c_.latent ? rank : key_dim_, l.capacity,
+                own.mixed, out_stride, own.lanes};
+        k_->attend_lanes(a);
+        return finish_heads(thread, l, task, nullptr);
+    }
     const int segments = c_.latent && c_.cache_dtype == DT_I8 ? 2 : 1;
     for (int s = 0; s < segments; s++) {
         const int offset = s ? rank : 0, dim = segments == 1 ? key_dim_ : s ? c_.rope : rank;
@@ -162,15 +185,21 @@ void Model::attend(int thread, const Layer& l, const Task& task) {
             for (int i = 0; i < kTile; i++) s[t * kTile + i] *= own_scales[i];
         }
     }
-    const int64_t out_stride = round_up(value_dim_, 64);
     const int64_t dims = c_.latent ? key_dim_ : value_dim_;
     for (int t = 0; t < tiles; t++) own.value_tiles[t] = l.values + (line + place(t)) * dims * element_;
     k_->mix(c_.cache_dtype, rows, own.scores, stride, value_dim_, tiles, own.value_tiles, own.mixed, out_stride);
+    finish_heads(thread, l, task, inverse);
+}
+
+// What a task has mixed, times `inverse` where that is not null, goes to where the output projection reads it.
+void Model::finish_heads(int thread, const Layer& l, const Task& task, const float* inverse) {
+    Private& own = own_[size_t(thread)];
+    const int64_t out_stride = round_up(value_dim_, 64);
     for (int h = 0; h < task.heads; h++) {
         const int head = task.head + h;
         for (int i = 0; i < task.tokens; i++) {
             float* mixed = own.mixed + (h * task.tokens + i) * out_stride;
-            for (int d = 0; d < value_dim_; d++) mixed[d] *= inverse[h * task.tokens + i];
+            for (int d = 0; inverse && d < value_dim_; d++) mixed[d] *= inverse[h * task.tokens + i];
             if (c_.latent) {
                 for (int64_t d = value_dim_; d < out_stride; d++) mixed[d] = 0;
                 continue;

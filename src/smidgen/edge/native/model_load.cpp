@@ -125,8 +125,8 @@ Model::Model(const EdgeConfig& config, const EdgeMatrix& embedding, const EdgeMa
     size_t floats = tokens * size_t(hidden_stride_ * 2 + qkv_stride_ + latent_stride + attention_stride_ + 2 * inner_stride_);
     floats += tokens * size_t(c_.num_frequencies + 16) * 4 + size_t(logit_rows_) * size_t(logits_stride_);
     const size_t inputs = size_t(stride_) * 4 + size_t(stride_) + size_t(stride_) / 8 + 4;
-    const size_t per_thread = size_t(hidden_stride_) * 4 + size_t(stride_) * 4 + size_t(kRowsOfATask) * size_t(key_dim_ + value_dim_ + 2 * c_.kv_lora_rank + 1024 + longest) * 4 +
-                              inputs * 2 + size_t(stride_) * 2 * kPanelBytes + size_t(longest / kTile) * 3 * 8 + 65536 + size_t(kRowsOfATask) * size_t(round_up(key_dim_, 64) + round_up(c_.nope, 64) + round_up(c_.v_dim, 64)) * 8;
+    const size_t per_thread = size_t(hidden_stride_) * 4 + size_t(stride_) * 4 + size_t(kLanes) * size_t(key_dim_ + value_dim_ + 2 * c_.kv_lora_rank + 1024) * 4 + size_t(kRowsOfATask) * size_t(longest) * 4 +
+                              inputs * 2 + size_t(stride_) * 2 * kPanelBytes + size_t(longest / kTile) * 4 * 8 + 65536 + lane_floats(key_dim_, value_dim_) * 4 + size_t(kLanes) * size_t(round_up(key_dim_, 64) + round_up(c_.nope, 64) + round_up(c_.v_dim, 64)) * 8;
     work_ = std::make_unique<Arena>(floats * 4 + tokens * (inputs * 2 + size_t(stride_) * 2 + size_t(stride_) / 16 + 4) + per_thread * size_t(c_.threads) + (1 << 20));
     residual_ = take<float>(tokens * size_t(hidden_stride_)), out_ = take<float>(tokens * size_t(hidden_stride_));
     qkv_ = take<float>(tokens * size_t(qkv_stride_)), latent_ = take<float>(tokens * size_t(latent_stride));
@@ -141,14 +141,15 @@ Model::Model(const EdgeConfig& config, const EdgeMatrix& embedding, const EdgeMa
     for (int t = 0; t < c_.threads; t++) {
         Private p;
         p.residual = take<float>(size_t(hidden_stride_)), p.temporary = take<float>(size_t(stride_));
-        p.query = take<float>(size_t(kRowsOfATask) * size_t(round_up(key_dim_, 64) + 64));
+        p.query = take<float>(size_t(kLanes) * size_t(round_up(key_dim_, 64) + 64));
         p.scores = take<float>(size_t(kRowsOfATask) * size_t(longest));
-        p.mixed = take<float>(size_t(kRowsOfATask) * size_t(round_up(value_dim_, 64) + 64));
-        p.head = take<float>(size_t(kRowsOfATask) * size_t(round_up(larger(larger(c_.nope, c_.v_dim), key_dim_), 64) + 64));
+        p.lanes = take<float>(lane_floats(key_dim_, value_dim_));
+        p.mixed = take<float>(size_t(kLanes) * size_t(round_up(value_dim_, 64) + 64));
+        p.head = take<float>(size_t(kLanes) * size_t(round_up(larger(larger(c_.nope, c_.v_dim), key_dim_), 64) + 64));
         p.inputs = take_inputs(1, false);
         p.scratch = take<uint8_t>(size_t(stride_) * kPanelBytes * 2);
         p.tiles = take<const void*>(size_t(longest / kTile)), p.value_tiles = take<const void*>(size_t(longest / kTile));
-        p.scales = take<const float*>(size_t(longest / kTile));
+        p.scales = take<const float*>(size_t(longest / kTile)), p.value_scales = take<const float*>(size_t(longest / kTile));
         own_.push_back(p);
     }
     lengths_.assign(size_t(c_.num_slots), 0), new_lengths_ = lengths_, written_ = lengths_;
