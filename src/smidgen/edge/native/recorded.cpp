@@ -6,6 +6,7 @@ namespace smidgen {
 namespace {
 
 constexpr int64_t kSharedNumbers = 8192;  // from so many on, all threads take part in an operation; see lowering.py
+constexpr int kPartsPerThread = 4;
 constexpr int64_t kDotRows = 16, kMeanColumns = 64;  // of a product, the smallest part that a thread takes
 
 bool is_product(const EdgeOperation& o) { return o.code == OP_PRODUCT; }
@@ -101,9 +102,10 @@ struct Share {
 
 }  // namespace
 
-int64_t RecordedRunner::parts(const EdgeOperation& o) const {
+int RecordedRunner::parts(const EdgeOperation& o) const {
     const int64_t numbers = o.size[0] * o.size[1] * o.size[2] * o.size[3];
-    return numbers < kSharedNumbers || o.code == OP_LARGEST ? 1 : pool_.size();
+    const bool is_alone = pool_.size() == 1 || numbers < kSharedNumbers || o.code == OP_LARGEST;
+    return is_alone ? 1 : pool_.size() * kPartsPerThread;
 }
 
 const char* RecordedRunner::run(const EdgeOperation* operations, int64_t count) {
@@ -119,31 +121,68 @@ const char* RecordedRunner::run(const EdgeOperation* operations, int64_t count) 
         if (int64_t(room.size()) < most) room.resize(size_t(most));
     operations_ = operations, count_ = count;
     has_wrong_index_ = false;
-    if (is_shared)
-        pool_.run([](void* self, int thread) { static_cast<RecordedRunner*>(self)->work(thread); }, this);
-    else
-        work(0);
+    if (!is_shared) {
+        work(room_[0].data());
+    } else {
+        ticket_.store(~uint64_t(0));
+        pool_.run([](void* argument, int thread) {
+            RecordedRunner& self = *static_cast<RecordedRunner*>(argument);
+            float* room = self.room_[size_t(thread)].data();
+            thread ? self.help(room) : self.work(room);
+        }, this);
+    }
     return has_wrong_index_ ? "an index lies outside its tensor" : nullptr;
 }
 
-void RecordedRunner::work(int thread) {
-    float* room = room_[size_t(thread)].data();
-    bool was_shared = false;
+// The first thread goes through the list. Of large operations the others take parts while there are any: one that has lost
+// its processor to another program is waited for only where it holds a part.
+void RecordedRunner::work(float* room) {
     for (int64_t i = 0; i < count_; i++) {
         const EdgeOperation& o = operations_[i];
-        const int parts_of_it = int(parts(o));
-        const bool is_shared = parts_of_it > 1;
-        // Between operations of the first thread alone nobody waits.
-        if (i && (is_shared || was_shared)) pool_.barrier();
-        was_shared = is_shared;
-        if (!is_shared && thread) continue;
-        if (is_product(o))
-            product(o, thread, parts_of_it, room);
-        else if (is_over_rows(o))
-            rows(o, thread, parts_of_it, room);
-        else
-            map(o, thread, parts_of_it);
+        const int all = parts(o);
+        if (all == 1) {
+            run_part(o, 0, 1, room);
+            continue;
+        }
+        done_.store(0, std::memory_order_relaxed);
+        ticket_.store(uint64_t(i) << 32, std::memory_order_release);
+        while (take_part(room)) {
+        }
+        for (int looks = 0; done_.load(std::memory_order_acquire) < all; looks++) wait_a_little(looks);
     }
+    ticket_.store(uint64_t(count_) << 32, std::memory_order_release);
+}
+
+void RecordedRunner::help(float* room) {
+    for (int looks = 0; ticket_.load(std::memory_order_acquire) >> 32 != uint64_t(count_); looks++) {
+        if (take_part(room))
+            looks = 0;
+        else
+            wait_a_little(looks);
+    }
+}
+
+// Whether there was a part to take.
+bool RecordedRunner::take_part(float* room) {
+    uint64_t ticket = ticket_.load(std::memory_order_acquire);
+    const uint64_t index = ticket >> 32;
+    if (index >= uint64_t(count_)) return false;
+    const EdgeOperation& o = operations_[index];
+    const int part = int(ticket & 0xffffffffu), all = parts(o);
+    if (part >= all) return false;
+    if (!ticket_.compare_exchange_strong(ticket, ticket + 1, std::memory_order_acq_rel)) return true;
+    run_part(o, part, all, room);
+    done_.fetch_add(1, std::memory_order_release);
+    return true;
+}
+
+void RecordedRunner::run_part(const EdgeOperation& o, int part, int parts, float* room) {
+    if (is_product(o))
+        product(o, part, parts, room);
+    else if (is_over_rows(o))
+        rows(o, part, parts, room);
+    else
+        map(o, part, parts);
 }
 
 void RecordedRunner::map(const EdgeOperation& o, int part, int parts) {

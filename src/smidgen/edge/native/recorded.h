@@ -15,17 +15,22 @@ public:
     const char* run(const EdgeOperation* operations, int64_t count);
 
 private:
-    void work(int thread);
+    void work(float* room);
+    void help(float* room);
+    bool take_part(float* room);
+    void run_part(const EdgeOperation&, int part, int parts, float* room);
     void map(const EdgeOperation&, int part, int parts);
     void product(const EdgeOperation&, int part, int parts, float* room);
     void rows(const EdgeOperation&, int part, int parts, float* room);
-    int64_t parts(const EdgeOperation&) const;
+    int parts(const EdgeOperation&) const;
 
     const Kernels& kernels_;
     ThreadPool pool_;
     std::vector<std::vector<float>> room_;
     const EdgeOperation* operations_ = nullptr;
     int64_t count_ = 0;
+    alignas(64) std::atomic<uint64_t> ticket_{0};  // which operation is shared, and in the low 32 bits its next part
+    alignas(64) std::atomic<int> done_{0};         // parts of it
     std::atomic<bool> has_wrong_index_{false};
 };
 

@@ -18,6 +18,13 @@ constexpr std::chrono::microseconds kSpinBetweenSteps{200};      // longer pause
 
 }  // namespace
 
+void wait_a_little(int looks) {
+    if (looks < 5 * kSpinsInBarrier)
+        pause();
+    else
+        std::this_thread::yield();
+}
+
 ThreadPool::ThreadPool(int threads) : size_(threads) {
     for (int i = 1; i < threads; i++) workers_.emplace_back([this, i] { serve(i); });
 }

@@ -8,6 +8,9 @@
 
 namespace smidgen {
 
+// Between two looks at what another thread will change; after many of them the processor goes to whoever needs it.
+void wait_a_little(int looks);
+
 class ThreadPool {
 public:
     explicit ThreadPool(int threads);
