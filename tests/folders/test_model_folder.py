@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import json
+import resource
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -179,6 +180,20 @@ def test_what_cannot_be_written_is_named(decoder: Decoder, folder: Path, monkeyp
     with pytest.raises(OSError) as error:
         smidgen.save(decoder, folder)
     assert error.value.filename == str(folder / "model.safetensors")
+
+
+def test_weights_that_the_disk_has_no_room_for_are_a_system_error(decoder: Decoder, tmp_path: Path) -> None:
+    """safetensors has an error of its own for it; a limit on the size of files does what a full disk does."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, hard))
+    try:
+        with pytest.raises(OSError) as error:
+            smidgen.save(decoder, tmp_path / "model")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert error.value.errno == errno.EFBIG
+    assert error.value.filename == str(tmp_path / "model" / "model.safetensors")
+    assert files(tmp_path) == set()
 
 
 def test_folders_of_something_else_are_not_overwritten(decoder: Decoder, tmp_path: Path) -> None:

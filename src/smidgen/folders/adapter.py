@@ -12,12 +12,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import save_file
 
 from smidgen.config import Lora, validate
 from smidgen.folders.atomic import new_folder
 from smidgen.folders.resolve import ADAPTER_CONFIG, resolve
-from smidgen.folders.weights import TensorFile
+from smidgen.folders.weights import TensorFile, write_tensors
 from smidgen.model import Decoder
 from smidgen.model.lora import Adapter, adapter_tensors, adapters, attach, is_projection
 from smidgen.runtime.errors import ConfigError, ModelFolderError
@@ -114,7 +113,7 @@ def save_adapter(
         metadata = {"format": "pt"}
         if adapter.base_digest is not None:
             metadata[_DIGEST] = adapter.base_digest
-        save_file(tensors, staged / ADAPTER_WEIGHTS, metadata=metadata)
+        write_tensors(tensors, staged / ADAPTER_WEIGHTS, metadata)
         if finish is not None:
             finish(staged)
 

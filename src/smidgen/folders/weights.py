@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import os
+import re
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -49,7 +51,19 @@ def write_weights(decoder: Decoder, path: Path) -> None:
         return
     tensors = {name: weight.detach().to(dtype).contiguous().cpu() for name, weight in _unpadded(decoder)}
     tensors |= {name: tensor.contiguous().cpu() for name, tensor in _stored(decoder)}
-    save_file(tensors, path, metadata={"format": "pt"})
+    write_tensors(tensors, path, {"format": "pt"})
+
+
+def write_tensors(tensors: Mapping[str, Tensor], path: Path, metadata: dict[str, str]) -> None:
+    """Write a safetensors file. A full disk, and what else the system refuses, is an OSError that names the file."""
+    try:
+        save_file(dict(tensors), path, metadata=metadata)
+    except SafetensorError as error:
+        number = re.search(r"\(os error (\d+)\)", str(error))
+        if number is None:
+            raise
+        code = int(number[1])
+        raise OSError(code, os.strerror(code), str(path)) from None
 
 
 @torch.no_grad()

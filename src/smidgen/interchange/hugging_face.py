@@ -15,7 +15,7 @@ from smidgen.folders.atomic import new_folder
 from smidgen.folders.end_tokens import end_tokens
 from smidgen.folders.loading import optional_tokenizer
 from smidgen.folders.model_folder import CONFIG, GENERATION_CONFIG, read_model_config
-from smidgen.folders.weights import WEIGHTS
+from smidgen.folders.weights import WEIGHTS, write_tensors
 from smidgen.interchange.measurements import measurements_of, quantization_loss_of
 from smidgen.interchange.model_card import model_card
 from smidgen.interchange.source import load_merged, update_json, write_ends
@@ -132,7 +132,7 @@ def _is_quantized(folder: Path) -> bool:
 
 
 def _cast(folder: Path, dtype: str) -> None:
-    from safetensors.torch import load_file, save_file
+    from safetensors.torch import load_file
 
     kind = DTYPES[dtype]
     if kind != torch.float32:
@@ -140,7 +140,7 @@ def _cast(folder: Path, dtype: str) -> None:
         for name, tensor in tensors.items():
             if not torch.isfinite(tensor).all():
                 raise InterchangeError(f"dtype {dtype}: {name} has values beyond its range; use bf16 or fp32")
-        save_file(tensors, folder / WEIGHTS, metadata={"format": "pt"})
+        write_tensors(tensors, folder / WEIGHTS, {"format": "pt"})
     name = str(kind).removeprefix("torch.")
     # transformers before 4.56 asks for torch_dtype.
     update_json(folder / CONFIG, {"dtype": name, "torch_dtype": name})
