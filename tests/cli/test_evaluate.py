@@ -109,6 +109,7 @@ def test_a_table_and_the_modes(models: tuple[str, str], capsys: pytest.CaptureFi
     assert "first (base)" in out
     assert "first (chat)" in out
     assert re.search(r"^ALL +10 ", out, re.MULTILINE)
+    assert "Right answers in %, with 95 % intervals" in out
     assert main(["evaluate", models[0], *SOME, "--mode", "chat"]) == 0
     assert "(base)" not in capsys.readouterr().out
     assert main(["evaluate", models[0], "--mode", "single", "--category", "capitals", "--items", "2"]) == 0

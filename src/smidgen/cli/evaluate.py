@@ -190,6 +190,7 @@ def _print(results: list[ModelResult]) -> None:
             print()
         header, rows = score_rows(results)
         print_table(header, rows)
+        print("Right answers in %, with 95 % intervals")
         for line in difference_lines(results):
             print(line)
 
