@@ -7,6 +7,8 @@ stays a call of PyTorch. The library works on the tensors' memory: weights are h
 from __future__ import annotations
 
 import ctypes as c
+import functools
+import logging
 import math
 import weakref
 from collections.abc import Callable, Iterable, Sequence
@@ -17,6 +19,8 @@ from torch import Tensor
 from torch._ops import OpOverload
 
 from smidgen.edge import library as native
+
+logger = logging.getLogger(__name__)
 
 _aten = torch.ops.aten
 _DTYPES = {
@@ -62,11 +66,13 @@ class Runner:
         return run_all
 
 
+@functools.cache
 def is_available() -> bool:
     """Whether the native library was built."""
     try:
         native.library()
-    except native.EdgeError:
+    except native.EdgeError as error:
+        logger.info("decoding on a processor goes without the native library: %s", error)
         return False
     return True
 
