@@ -100,3 +100,15 @@ load_architecture(load_config("elite-tiny").model)
 print("torch._dynamo" in sys.modules)
 """
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "False\n"
+
+
+def test_a_step_is_recorded_without_the_compiler() -> None:
+    code = """
+import sys, torch
+from smidgen.inference.replay import replayed
+total = torch.ones(2)
+replayed(lambda: total.add_(total * 2))()
+print(total.tolist(), "torch._dynamo" in sys.modules)
+"""
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert result.stdout == "[9.0, 9.0] False\n"

@@ -143,8 +143,9 @@ def test_too_long_for_the_context(folder: Path, capsys: pytest.CaptureFixture[st
     status, out, _ = run(capsys, folder, "Once", "--ignore-eos", "--json")
     [result] = json.loads(out)["results"]
     assert result["num_prompt_tokens"] + len(result["tokens"]) == 64
-    status, _, err = run(capsys, folder, "Once", "--max-new-tokens", "64")
+    status, out, err = run(capsys, folder, "Once", "--max-new-tokens", "64")
     assert status == 1
+    assert out == ""
     assert "exceed the context of 64 tokens" in err
 
 

@@ -173,6 +173,19 @@ def test_only_json(guarded: str) -> None:
     assert (response.status_code, response.json()["error"]["param"]) == (415, "Content-Type")
 
 
+def test_a_taken_port_is_told_once(
+    tokenizer: Tokenizer, scripted_type: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        settings = ServerSettings(port=other.getsockname()[1])
+        with (
+            pytest.raises(ServerError, match="cannot listen there: Address already in use; choose another --port"),
+            running(scripted_type(tokenizer.vocab_size), tokenizer, "tiny", settings),
+        ):
+            pass
+    assert not caplog.records
+
+
 @pytest.mark.parametrize("host", ["0.0.0.0", "192.168.0.1", "::", "example.org"])
 def test_open_addresses_need_a_key(host: str) -> None:
     with pytest.raises(ServerError, match="SMIDGEN_API_KEY"):

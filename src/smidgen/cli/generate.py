@@ -104,9 +104,12 @@ class _Output:
         self._waiting = [""] * len(prompts)
         self._finished = [False] * len(prompts)
         self._current = 0
-        self._terminal.write_dim(prompts[0])
+        self._has_begun = False
 
     def show(self, chunk: Chunk) -> None:
+        if not self._has_begun:  # a prompt that is refused is not shown
+            self._terminal.write_dim(self._prompts[0])
+            self._has_begun = True
         self._waiting[chunk.index] += chunk.text
         self._finished[chunk.index] = chunk.finish_reason is not None
         while self._current < len(self._prompts):

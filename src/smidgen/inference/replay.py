@@ -87,6 +87,11 @@ class _Recorder(TorchDispatchMode):
         self._by_address: dict[int, _Buffer] = {}
         """Buffers whose memory of the first run was taken last; others may have had it before them."""
 
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        """Else PyTorch loads its compiler, a second of a start, to tell it to keep away."""
+        return False
+
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
         if func._can_decompose():

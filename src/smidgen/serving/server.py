@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import signal
 import threading
 from collections.abc import Callable, Iterator
@@ -108,12 +109,20 @@ def _announcing(
         """Tells when it listens and where, and lets the service know at once that it ends."""
 
         async def startup(self, sockets: Any = None) -> None:
+            logger = logging.getLogger("uvicorn.error")
+            logger.disabled = True  # a reason not to listen is told once, below
             try:
                 await super().startup(sockets)
-            except SystemExit:  # how uvicorn reports an address that is taken; it has logged why
+            except SystemExit as error:  # how uvicorn ends for a reason not to listen
+                cause = error.__context__
+                number = cause.errno if isinstance(cause, OSError) else None
+                reason = f": {os.strerror(number)}" if number else ""
                 raise ServerError(
-                    f"{settings.host}:{settings.port}: cannot listen there; choose another --port, or stop what uses it"
+                    f"{settings.host}:{settings.port}: cannot listen there{reason}; choose another --port, "
+                    "or stop what uses it"
                 ) from None
+            finally:
+                logger.disabled = False
             if self.started:
                 port = self.servers[0].sockets[0].getsockname()[1]
                 address = ip_address(settings.host)
