@@ -86,11 +86,12 @@ def test_json_lines(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
 
 
 def test_mistakes(capsys: pytest.CaptureFixture[str], source: Path, tmp_path: Path) -> None:
-    assert usage_error(capsys, "train", source).endswith("train: --out DIR is missing")
-    assert usage_error(capsys, "inspect", "x", "--tokenizer.vocab_size", 3).endswith(
-        "inspect: --tokenizer.vocab_size belongs to 'tokenizer train'"
-    )
-    assert usage_error(capsys, "inspect", "x", "two", "words").endswith("put quotes around the text")
+    for arguments, message in [
+        (("train", source), "train: --out DIR is missing"),
+        (("inspect", "x", "--tokenizer.vocab_size", 3), "--tokenizer.vocab_size belongs to 'tokenizer train'"),
+        (("inspect", "x", "two", "words"), "put quotes around the text"),
+    ]:
+        assert message in usage_error(capsys, *arguments)
     for arguments, message in [
         (("train", tmp_path / "none.txt", "--out", tmp_path / "t"), "no such file or folder"),
         (("train", source, "--out", source), "is a file; name a folder to write the tokenizer to"),

@@ -200,5 +200,5 @@ def test_many_overrides_take_no_time() -> None:
     validated = type(config).model_validate(config.model_dump())
     assert len(validated.projection_storages) == 2
     assert time.perf_counter() - begun < 1
-    with pytest.raises(ValidationError, match="too many for 1000000 layers"):
+    with pytest.raises(ValidationError, match="num_layers"):
         type(config).model_validate(config.model_dump() | {"num_layers": 1_000_000})

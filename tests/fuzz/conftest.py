@@ -86,7 +86,7 @@ def judge() -> Judge:
 def small_address_space() -> Any:
     """Allocations that a hostile size would ask for fail at once instead of filling the machine."""
     soft, hard = resource.getrlimit(resource.RLIMIT_AS)
-    resource.setrlimit(resource.RLIMIT_AS, (32 << 30, hard))
+    resource.setrlimit(resource.RLIMIT_AS, (16 << 30, hard))
     yield
     resource.setrlimit(resource.RLIMIT_AS, (soft, hard))
 

@@ -173,9 +173,7 @@ def test_only_json(guarded: str) -> None:
     assert (response.status_code, response.json()["error"]["param"]) == (415, "Content-Type")
 
 
-def test_a_taken_port_is_told_once(
-    tokenizer: Tokenizer, scripted_type: Any, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_a_taken_port_is_told_once(tokenizer: Tokenizer, scripted_type: Any, caplog: pytest.LogCaptureFixture) -> None:
     with socket.create_server(("127.0.0.1", 0)) as other:
         settings = ServerSettings(port=other.getsockname()[1])
         with (

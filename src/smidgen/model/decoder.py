@@ -98,10 +98,10 @@ class Decoder(nn.Module):
         self.model = Trunk(model)
         if not model.tie_word_embeddings:
             self.lm_head = make_head(model)
-        # Plain attributes, not buffers: casting the model to bf16 must not touch the frequencies. Computed on the
-        # processor always: the first arithmetic on the meta device loads the compiler, which takes seconds.
-        with torch.device("cpu"):
-            self._frequencies = _frequencies(model)
+        # Plain attributes, not buffers: casting the model to bf16 must not touch the frequencies. A structure on the
+        # meta device gets them when it computes: nobody knows yet whether so many as a config.json says fit the memory.
+        is_structure = torch.get_default_device().type == "meta"
+        self._frequencies = {} if is_structure else _frequencies(model)
         self._window = getattr(model.attention, "sliding_window", None)
 
     def forward(
@@ -228,10 +228,12 @@ class Decoder(nn.Module):
 
     def move_frequencies(self, device: torch.device) -> None:
         """Hold RoPE's inverse frequencies on `device`; every pass does it for its own."""
-        if any(frequencies.device != device for frequencies in self._frequencies.values()):
-            if any(frequencies.is_meta for frequencies in self._frequencies.values()):
-                self._frequencies = _frequencies(self.config)
-            self._frequencies = {kind: frequencies.to(device) for kind, frequencies in self._frequencies.items()}
+        held = self._frequencies
+        if held and all(frequencies.device == device for frequencies in held.values()):
+            return
+        if not held or any(frequencies.is_meta for frequencies in held.values()):
+            held = _frequencies(self.config)
+        self._frequencies = {kind: frequencies.to(device) for kind, frequencies in held.items()}
 
     def embed(self, input_ids: Tensor) -> Tensor:
         """What enters the first layer, [..., D] in the compute dtype, of ids int64 [...]."""

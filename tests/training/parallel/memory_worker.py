@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 import torch
+import torch._dynamo  # what sharding would load while memory is measured
 
 from smidgen.config import load_config
 from smidgen.data import Batch as ArrayBatch

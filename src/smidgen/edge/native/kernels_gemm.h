@@ -19,6 +19,9 @@ void pack_values(const Inputs& x, int token, int count, int columns) {
 
 constexpr int kNibbleZero = 8;  // the nibble that stands for zero where a matrix has no zero points
 
+// Sums of codes of infinity overflow; their scale makes the result one that is no number.
+inline int32_t times_zero(int32_t sum) { return int32_t(uint32_t(sum) * uint32_t(-kNibbleZero)); }
+
 void pack_codes(const Inputs& x, int token, int count, int columns) {
     const int size = block_size(count, 0);
     const int64_t sums = x.stride / kSumGroup;
@@ -26,7 +29,7 @@ void pack_codes(const Inputs& x, int token, int count, int columns) {
                     reinterpret_cast<uint8_t*>(x.block_codes + token * x.stride));
     for (int g = 0; g < columns / kSumGroup; g++)
         for (int n = 0; n < size; n++)
-            x.block_sums[token * sums + int64_t(g) * size + n] = n < count ? -kNibbleZero * x.sums[(token + n) * sums + g] : 0;
+            x.block_sums[token * sums + int64_t(g) * size + n] = n < count ? times_zero(x.sums[(token + n) * sums + g]) : 0;
 }
 
 constexpr int kColumnsAtOnce = 4 * kStepsAtOnce;  // of codes, written out

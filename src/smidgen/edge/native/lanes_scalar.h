@@ -67,9 +67,9 @@ inline F as_float(I x) { LANES(F, bits_to_float(uint32_t(x.v[i]))) }
 inline I as_int(F x) { LANES(I, int32_t(float_to_bits(x.v[i]))) }
 inline void store_codes(int8_t* p, I x) { EACH p[i] = int8_t(x.v[i]); }
 inline int reduce_addi(I x) {
-    int r = 0;
-    EACH r += x.v[i];
-    return r;
+    uint32_t r = 0;  // codes of infinity overflow
+    EACH r += uint32_t(x.v[i]);
+    return int(r);
 }
 
 inline F load_bf16(const uint16_t* p) { LANES(F, bf16_to_float(p[i])) }
