@@ -208,6 +208,20 @@ def as_shorts(x: np.ndarray, most: int, power_of_two: bool) -> np.ndarray:
     return (np.rint(groups / scale) * scale).reshape(len(x), -1)[:, : x.shape[1]]
 
 
+def matrix_in_bf16(weight: np.ndarray) -> native.Matrix:
+    """A weight [rows, columns] of float32 that is held in bf16; its inputs are not rounded."""
+    rows, cols = weight.shape
+    return native.Matrix(
+        weight=tensor(weight, native.FLOAT32),
+        rows=rows,
+        cols=cols,
+        source=native.STORED_FLOAT,
+        format=native.FORMATS["bf16"],
+        group=-1,
+        activation=native.ACTIVATIONS["float"],
+    )
+
+
 @pytest.mark.parametrize("tokens", [5, 8, 12, 31])
 @pytest.mark.parametrize("extreme", [False, True])
 def test_shorts(isa: str, tokens: int, extreme: bool) -> None:
@@ -226,15 +240,7 @@ def test_shorts(isa: str, tokens: int, extreme: bool) -> None:
         weight[4] *= np.float32(2.0**-110)
     else:  # one number of a group far above the others
         x[0, 7], weight[0, 8] = 300, 64
-    matrix = native.Matrix(
-        weight=tensor(weight, native.FLOAT32),
-        rows=rows,
-        cols=cols,
-        source=native.STORED_FLOAT,
-        format=native.FORMATS["bf16"],
-        group=-1,
-        activation=native.ACTIVATIONS["float"],
-    )
+    matrix = matrix_in_bf16(weight)
     result = product(isa, matrix, x)
     expected = as_shorts(x, 8191, False) @ as_shorts(weight, 4080, True).T
     size = np.abs(x.astype(np.float64)) @ np.abs(weight.astype(np.float64)).T
@@ -268,15 +274,7 @@ def test_pairs_of_bf16(isa: str, tokens: int, tiny: bool) -> None:
     x[0, :4] = np.array([1.0 + 2**-8, 1.0 + 3 * 2**-8, -1.0 - 2**-8, 65535.0], np.float32)  # ties, and a carry
     if tiny:  # products and weights on both sides of the smallest normal number
         weight, x = to_bf16(weight * np.float32(2.0**-125)), x * np.float32(0.25)
-    matrix = native.Matrix(
-        weight=tensor(weight, native.FLOAT32),
-        rows=rows,
-        cols=cols,
-        source=native.STORED_FLOAT,
-        format=native.FORMATS["bf16"],
-        group=-1,
-        activation=native.ACTIVATIONS["float"],
-    )
+    matrix = matrix_in_bf16(weight)
     short, held = flushed(to_bf16(x)), flushed(weight)
     sums = np.zeros((tokens, rows), np.float32)
     for pair in range(0, cols, 2):
