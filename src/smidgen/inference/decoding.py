@@ -35,8 +35,6 @@ NOTHING_LEFT, NOT_FINITE = -1, -2
 """In place of a token: every token is forbidden; the logits are NaN or infinite."""
 SHORTEST_SPAN = 256
 """Slots of the cache that a captured step looks at, at least; longer spans double."""
-RECORDED_SPAN = 128
-"""Spans of recorded steps are multiples of it: recording takes about as long as a step by direct calls."""
 
 
 def checked(logits: Tensor, chosen: Tensor, largest: Tensor) -> Tensor:
@@ -265,7 +263,7 @@ class ReplayedDecodingStep(GraphedDecodingStep):
         return super().logits(count, longest) if count == 1 else DecodingStep.logits(self, count, longest)
 
     def _size(self, count: int, longest: int) -> tuple[int, int]:
-        return count, min(-(-longest // RECORDED_SPAN) * RECORDED_SPAN, self._cache.max_seq_len)
+        return count, span_of_graph(longest, self._cache.max_seq_len)
 
 
 class CudaGraphs:

@@ -205,21 +205,27 @@ def _read_unconverted(calls: Sequence[_Call], memory: _Memory) -> list[_Call]:
     as well read the tensors themselves: `memory` then binds those. Returns what need not be copied.
     """
     found = []
+    readers_of = dict[_Buffer, list[int]]()
+    for index, call in enumerate(calls):
+        for buffer in {view.buffer for view in _views(call)}:
+            readers_of.setdefault(buffer, []).append(index)
     for index, call in enumerate(calls):
         if call.function not in _COPIES or not isinstance(source := call.args[0], Tensor):
             continue
         [copy] = call.results
         if (source.dtype, copy.dtype) != (torch.bfloat16, torch.float32):
             continue
-        readers = [other for other in calls[index + 1 :] if any(view.buffer is copy.buffer for view in _views(other))]
-        between = calls[index + 1 : calls.index(readers[-1])] if readers else []
+        readers = readers_of.get(copy.buffer, [])
+        between = calls[index + 1 : readers[-1]] if readers else []
         is_written = any(
             other.function._schema.is_mutable and _address(other.args[0]) == _address(source)
             for other in between
             if isinstance(other.args[0], Tensor)
         )
         memory.replaced[copy.buffer] = source, copy
-        if is_written or not all(other.function in PRODUCTS and _is_lowered(other, memory) for other in readers):
+        if is_written or not all(
+            calls[place].function in PRODUCTS and _is_lowered(calls[place], memory) for place in readers
+        ):
             del memory.replaced[copy.buffer]
             continue
         found.append(call)
